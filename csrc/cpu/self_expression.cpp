@@ -1,0 +1,124 @@
+// The batch's rows of C times the spliced bank, as a blocked product that gathers while it packs.
+//
+// Rows of C are taken in groups. For each slice of 128 samples the group's part of C is copied side by side (this is where rows are
+// gathered and the diagonal is dropped) and each panel of the bank is copied with live rows in place; both copies are a few KB
+// and live in the cache. The order of summation depends on the shape alone, never on the number of threads.
+#include "self_expression.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/simd.h"
+
+namespace dsc::cpu {
+
+namespace {
+
+constexpr int kMaxTiles = 8;  // tiles of rows that share one packed panel of the bank
+
+template <class T>
+struct Problem {
+    const T* C;
+    int64_t C_stride, row_offset;
+    const T* M;
+    int64_t M_stride, N, d;
+    const int64_t* rows;
+    int64_t B;
+    const T* Z;
+    int64_t Z_stride;
+    const int32_t* slot;
+    bool zero_diagonal;
+    T* out;
+};
+
+// The part [j0, j0 + k) of rows b0 .. b0 + count of the batch, zero rows up to whole tiles.
+template <class T>
+void pack_coefficients(const Problem<T>& p, int64_t b0, int64_t count, int64_t padded, int64_t j0, int64_t k, T* A) {
+    for (int64_t i = 0; i < padded; ++i, A += kSlice) {
+        if (i >= count) {
+            std::fill_n(A, k, T(0));
+            continue;
+        }
+        const int64_t row = p.rows[b0 + i];
+        std::memcpy(A, p.C + (row - p.row_offset) * p.C_stride + j0, k * sizeof(T));
+        if (p.zero_diagonal && row >= j0 && row < j0 + k) A[row - j0] = T(0);
+    }
+}
+
+// Columns [c0, c0 + width) of samples [j0, j0 + k), each from the live batch if it is there, zero columns up to a whole tile.
+template <class T>
+void pack_bank(const Problem<T>& p, int64_t j0, int64_t k, int64_t c0, int64_t width, int tile_columns, T* panel) {
+    for (int64_t j = j0; j < j0 + k; ++j, panel += tile_columns) {
+        const int32_t live = p.slot ? p.slot[j] : -1;
+        const T* row = live >= 0 ? p.Z + live * p.Z_stride : p.M + j * p.M_stride;
+        std::memcpy(panel, row + c0, width * sizeof(T));
+        std::fill(panel + width, panel + tile_columns, T(0));
+    }
+}
+
+template <class T>
+void run_group(const Problem<T>& p, const Simd<T>& simd, int64_t b0, int64_t count) {
+    alignas(64) T A[kMaxTiles * kMaxTileRows * kSlice];
+    alignas(64) T panel[kSlice * kMaxTileColumns];
+    alignas(64) T acc[kMaxTileRows * kMaxTileColumns];
+    const int64_t tiles = (count + simd.tile_rows - 1) / simd.tile_rows;
+    std::fill_n(p.out + b0 * p.d, count * p.d, T(0));
+    for (int64_t j0 = 0; j0 < p.N; j0 += kSlice) {
+        const int64_t k = std::min(kSlice, p.N - j0);
+        pack_coefficients(p, b0, count, tiles * simd.tile_rows, j0, k, A);
+        for (int64_t c0 = 0; c0 < p.d; c0 += simd.tile_columns) {
+            const int64_t width = std::min<int64_t>(simd.tile_columns, p.d - c0);
+            pack_bank(p, j0, k, c0, width, simd.tile_columns, panel);
+            for (int64_t t = 0; t < tiles; ++t) {
+                simd.tile(A + t * simd.tile_rows * kSlice, panel, k, acc);
+                const int64_t valid = std::min<int64_t>(simd.tile_rows, count - t * simd.tile_rows);
+                for (int64_t i = 0; i < valid; ++i) {
+                    T* out = p.out + (b0 + t * simd.tile_rows + i) * p.d + c0;
+                    const T* sum = acc + i * simd.tile_columns;
+                    for (int64_t c = 0; c < width; ++c) out[c] += sum[c];
+                }
+            }
+        }
+    }
+}
+
+template <class T>
+void run(const Problem<T>& p, int threads) {
+    const Simd<T>& simd = simd_of<T>();
+    const int64_t tiles = (p.B + simd.tile_rows - 1) / simd.tile_rows;
+    const int64_t per_group = std::clamp<int64_t>((tiles + threads - 1) / threads, 1, kMaxTiles) * simd.tile_rows;
+    const int64_t groups = (p.B + per_group - 1) / per_group;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+    for (int64_t g = 0; g < groups; ++g) {
+        run_group(p, simd, g * per_group, std::min(per_group, p.B - g * per_group));
+    }
+}
+
+}  // namespace
+
+int64_t self_expression_splits(int64_t, int64_t, int64_t) { return 1; }
+
+Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset, const void* M,
+                       int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B, const void* Z, int64_t Z_stride,
+                       int32_t* slot, bool zero_diagonal, int64_t, void*, void* out) {
+    for (int64_t b = 0; b < B; ++b) {
+        const int64_t local = rows[b] - row_offset;
+        if (local < 0 || local >= n) return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
+    }
+    if (slot) {
+        std::fill_n(slot, N, -1);
+        for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);
+    }
+    const auto solve = [&](auto zero) {
+        using T = decltype(zero);
+        run(Problem<T>{static_cast<const T*>(C), C_stride, row_offset, static_cast<const T*>(M), M_stride, N, d, rows, B,
+                       static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, static_cast<T*>(out)},
+            static_cast<int>(queue));
+        return Status{};
+    };
+    if (dtype == DType::f32) return solve(0.0f);
+    if (dtype == DType::f64) return solve(0.0);
+    return unsupported_dtype();
+}
+
+}  // namespace dsc::cpu

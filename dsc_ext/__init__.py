@@ -1,0 +1,41 @@
+"""dsc_ext: CUDA/C++ kernels for deep subspace clustering behind PyTorch ops, layers and an optimiser.
+
+    ops       self_expression, threshold_coefficients, symmetrize_affinity, bank_scatter_, bank_push_, row_adam_
+    layers    nn.SelfExpressiveCUDA, nn.MemoryBank
+    optimiser optim.RowAdam
+    twin      reference: every op in plain PyTorch
+
+`python -m dsc_ext` says what was built and where each op runs.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from dsc_ext import nn, optim, reference
+from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
+from dsc_ext.ops.bank import bank_push_, bank_scatter_
+from dsc_ext.ops.row_adam import row_adam_
+from dsc_ext.ops.self_expression import self_expression
+from dsc_ext.ops.symmetrize_affinity import symmetrize_affinity
+from dsc_ext.ops.threshold_coefficients import threshold_coefficients
+from dsc_ext.optim import RowAdam
+
+try:
+    __version__ = version("dsc-ext")
+except PackageNotFoundError:  # used from a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "MemoryBank",
+    "RowAdam",
+    "SelfExpressiveCUDA",
+    "__version__",
+    "bank_push_",
+    "bank_scatter_",
+    "nn",
+    "optim",
+    "reference",
+    "row_adam_",
+    "self_expression",
+    "symmetrize_affinity",
+    "threshold_coefficients",
+]

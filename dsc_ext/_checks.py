@@ -1,0 +1,41 @@
+"""Argument checks shared by the ops: every message names the op, the argument, what came and what was expected.
+
+Checks look at types, shapes, dtypes and devices only, never at values: reading a value would synchronise a GPU and break
+CUDA graphs. The kernels themselves guard what depends on values (row indices out of range).
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+REAL = (torch.float32, torch.float64)
+STORAGE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def fail(op: str, message: str, kind: type[Exception] = ValueError) -> NoReturn:
+    raise kind(f"{op}: {message}")
+
+
+def describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def tensor(op: str, name: str, value: object, ndim: int, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raises unless ``value`` is a strided tensor with ``ndim`` dimensions and one of ``dtypes``."""
+    if not isinstance(value, Tensor):
+        fail(op, f"{name} must be a tensor, got {describe(value)}", TypeError)
+    if value.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        fail(op, f"{name} must be {names}, got {describe(value)}", TypeError)
+    if value.dim() != ndim:
+        fail(op, f"{name} must be {ndim}-D, got {describe(value)}")
+
+
+def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.device != other.device:
+        fail(op, f"{name} must be on the device of {other_name}, {other.device}, got {value.device}")

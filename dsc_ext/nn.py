@@ -1,0 +1,157 @@
+"""The two modules a deep subspace clustering model needs: the self-expressive layer and the memory bank."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dsc_ext.ops.bank import bank_push_, bank_scatter_
+from dsc_ext.ops.self_expression import self_expression
+
+
+class MemoryBank(nn.Module):
+    """The latent rows of all N samples, so that an encoder can train by mini-batch against every one of them.
+
+    Args:
+        n_samples: N, the rows of the bank.
+        dim: d, the length of a flattened latent row.
+        update: "index" (row i is sample i, whatever the order of batches) or "fifo" (slots are filled in order of arrival).
+        shuffled: whether batches arrive in shuffled order. A FIFO then puts sample i into another slot every epoch and
+            permutes the columns of C, which destroys it; the combination is refused.
+        dtype, device: of the buffer.
+
+    Buffers: ``features`` (N, d), ``cursor`` () int64, the next FIFO slot. Neither takes part in autograd.
+
+    Source: BDSC, arXiv 2507.19917, §3.1.
+    """
+
+    features: Tensor
+    cursor: Tensor
+
+    def __init__(
+        self,
+        n_samples: int,
+        dim: int,
+        *,
+        update: str = "index",
+        shuffled: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if update not in ("index", "fifo"):
+            raise ValueError(f"MemoryBank: update must be 'index' or 'fifo', got {update!r}")
+        if update == "fifo" and shuffled:
+            raise ValueError(
+                "MemoryBank: update='fifo' needs a fixed order of batches, got shuffled=True: samples would change slots every "
+                "epoch and permute the columns of the coefficient matrix. Use update='index' or shuffled=False."
+            )
+        self.update_policy = update
+        self.register_buffer("features", torch.zeros(n_samples, dim, dtype=dtype, device=device))
+        self.register_buffer("cursor", torch.zeros((), dtype=torch.int64, device=device))
+
+    @torch.no_grad()
+    def fill(self, Z: Tensor) -> None:
+        """Sets the whole bank to ``Z`` (N, d) and the FIFO cursor to 0."""
+        if Z.shape != self.features.shape:
+            raise ValueError(f"MemoryBank.fill: Z must be {tuple(self.features.shape)}, got {tuple(Z.shape)}")
+        self.features.copy_(Z)
+        self.cursor.zero_()
+
+    def scatter(self, rows: Tensor, Z: Tensor, *, normalize: bool = False, momentum: float = 0.0) -> None:
+        """Index replacement, see :func:`dsc_ext.bank_scatter_`."""
+        bank_scatter_(self.features, rows, Z, normalize=normalize, momentum=momentum)
+
+    def push(self, Z: Tensor, *, normalize: bool = False) -> None:
+        """First in, first out, see :func:`dsc_ext.bank_push_`."""
+        bank_push_(self.features, self.cursor, Z, normalize=normalize)
+
+    def update(self, rows: Tensor, Z: Tensor) -> None:
+        """Enters a batch by the bank's policy; under "fifo" ``rows`` must be the next slots, which an unshuffled order gives."""
+        if self.update_policy == "index":
+            self.scatter(rows, Z)
+        else:
+            self.push(Z)
+
+    def extra_repr(self) -> str:
+        n_samples, dim = self.features.shape
+        return f"n_samples={n_samples}, dim={dim}, update={self.update_policy!r}"
+
+
+class SelfExpressiveCUDA(nn.Module):
+    """Drop-in for the usual ``SelfExpression(n)`` layer of DSC-Net scripts: Ẑ = C Z, on any device, full batch or mini-batch.
+
+    The parameter is called ``Coefficient`` and is (n, n), so the state_dict of an existing layer loads.
+
+    Args:
+        n_samples: N. C takes 4·N² bytes, and three times that with Adam's moments.
+        zero_diagonal: exclude each sample from its own combination. Off by default because the layer it replaces has a free
+            diagonal (sufficient with an ℓ2 penalty); turn it on for an ℓ1 penalty, which is trivial without.
+        init: initial value of every coefficient.
+        sparse_grad: in mini-batch use, give ``Coefficient.grad`` as a sparse tensor of the batch's rows, for
+            :class:`dsc_ext.optim.RowAdam`. Under ``torch.compile`` the gradient is dense.
+        dtype, device: of the parameter.
+
+    Source: Ji et al., *Deep Subspace Clustering Networks*, NIPS 2017; mini-batch use: BDSC, arXiv 2507.19917, §3.1.
+
+    Example:
+        >>> layer = SelfExpressiveCUDA(4)
+        >>> layer(torch.randn(4, 3)).shape                                # full batch
+        torch.Size([4, 3])
+        >>> rows, bank = torch.tensor([2, 0]), torch.randn(4, 3)
+        >>> layer(torch.randn(2, 3), rows, bank).shape                    # mini-batch against the bank
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        n_samples: int,
+        *,
+        zero_diagonal: bool = False,
+        init: float = 1e-8,
+        sparse_grad: bool = True,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if n_samples < 1:
+            raise ValueError(f"SelfExpressiveCUDA: n_samples must be at least 1, got {n_samples}")
+        self.Coefficient = nn.Parameter(torch.full((n_samples, n_samples), init, dtype=dtype, device=device))
+        self.zero_diagonal = zero_diagonal
+        self.sparse_grad = sparse_grad
+
+    def forward(
+        self, z: Tensor, rows: Tensor | None = None, bank: Tensor | MemoryBank | None = None, *, splice: bool = True
+    ) -> Tensor:
+        """Ẑ for all samples, or for a batch.
+
+        Args:
+            z: (N, d) all latent rows; or (B, d) the live batch.
+            rows: (B,) int64 sample indices of the batch.
+            bank: (N, d) features or a :class:`MemoryBank` to express the batch in.
+            splice: let the live rows stand in for their own rows of the bank, so that gradient reaches the encoder through
+                them; ``False`` reads the bank alone.
+
+        Returns:
+            (N, d) or (B, d).
+
+        Raises:
+            ValueError: only one of ``rows`` and ``bank`` given, or shapes that do not fit, by name.
+        """
+        if (rows is None) != (bank is None):
+            given, missing = ("bank", "rows") if rows is None else ("rows", "bank")
+            raise ValueError(f"SelfExpressiveCUDA: a mini-batch needs rows and bank, got {given} without {missing}")
+        if bank is None:
+            return self_expression(self.Coefficient, z, zero_diagonal=self.zero_diagonal)
+        features = bank.features if isinstance(bank, MemoryBank) else bank
+        return self_expression(
+            self.Coefficient,
+            features,
+            rows,
+            z if splice else None,
+            zero_diagonal=self.zero_diagonal,
+            sparse_grad=self.sparse_grad and not torch.compiler.is_compiling(),
+        )
+
+    def extra_repr(self) -> str:
+        return f"n_samples={self.Coefficient.shape[0]}, zero_diagonal={self.zero_diagonal}"

@@ -1,0 +1,40 @@
+"""How an op of this package becomes a torch op: one call states its schema, kernel, reference and fake.
+
+Layers of an op, outermost first: the public function (docstring, defaults) -> torch.ops.dsc.<name> -> [Autograd key: a
+torch.autograd.Function that re-enters below autograd] -> CPU and CUDA: checks, outputs and scratch from torch, launcher of
+``_C`` -> any other device: the reference. The fake runs the same checks, so that a wrong shape is refused while tracing too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+LIBRARY = torch.library.Library("dsc", "DEF")
+
+
+def register(
+    schema: str,
+    *,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    autograd: type[torch.autograd.Function] | None = None,
+    autocast: bool = False,
+) -> Any:
+    """Defines ``dsc::<schema>`` and returns its default overload.
+
+    ``kernel`` serves every device (it falls back to the reference where there are no launchers); ``autograd`` is the
+    Function behind the op's Autograd key; ``autocast`` casts floating inputs to float32 under autocast.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dsc::{name}", fake, lib=LIBRARY)
+    if autograd is not None:
+        LIBRARY.impl(name, autograd.apply, "Autograd")
+    if autocast:
+        for device in ("cpu", "cuda"):
+            torch.library.register_autocast(f"dsc::{name}", device, torch.float32, lib=LIBRARY)
+    return getattr(torch.ops.dsc, name).default

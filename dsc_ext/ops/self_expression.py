@@ -1,0 +1,227 @@
+"""self_expression: Ẑ = C M', the layer at the heart of deep subspace clustering, for one batch of rows against the bank.
+
+    Ẑ_b = Σ_{j ≠ r_b} C[r_b, j] M'_j,     M' = the bank M with rows r replaced by the live batch Z
+
+Source: DSC-Net (Ji et al., NIPS 2017, §3) with all rows; BDSC (arXiv 2507.19917, §3.1) with a batch against a memory bank.
+
+What is a kernel and what is a library call, and why: the forward gathers rows of C, skips the diagonal and reads spliced rows
+where they lie, so nothing is copied; the gradients are single GEMMs whose corrections (diagonal, spliced columns) touch
+O(B² + B d) elements afterwards, which no kernel of ours would beat. With ``rows=None`` the forward is one GEMM as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsc_ext import _checks, _native, reference
+from dsc_ext.ops._register import register
+
+_NAME = "self_expression"
+
+
+def _check(C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int) -> None:
+    _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
+    _checks.tensor(_NAME, "M", M, 2, (C.dtype,))
+    n, N = C.shape
+    if M.shape[0] != N:
+        _checks.fail(_NAME, f"M must be (N, d) with N = C.shape[1] = {N}, got {tuple(M.shape)}")
+    _checks.same_device(_NAME, "M", M, "C", C)
+    if rows is not None:
+        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,))
+        _checks.same_device(_NAME, "rows", rows, "C", C)
+    if Z is not None:
+        if rows is None:
+            _checks.fail(_NAME, "Z is spliced into M at rows, so rows must be given with it, got rows=None")
+        _checks.tensor(_NAME, "Z", Z, 2, (C.dtype,))
+        if Z.shape[0] != rows.shape[0] or Z.shape[1] != M.shape[1]:
+            expected = (rows.shape[0], M.shape[1])
+            _checks.fail(_NAME, f"Z must be (B, d) = {expected} as rows and M say, got {tuple(Z.shape)}")
+        _checks.same_device(_NAME, "Z", Z, "C", C)
+    if (zero_diagonal or Z is not None) and not 0 <= row_offset <= N - n:
+        _checks.fail(
+            _NAME,
+            f"C must be rows row_offset .. row_offset + n of the (N, N) coefficient matrix, N = {N}, when the diagonal is zeroed or "
+            f"live rows are spliced in; got C {tuple(C.shape)} with row_offset = {row_offset}",
+        )
+
+
+def _kernel(
+    C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int, sparse_grad: bool
+) -> Tensor:
+    _check(C, M, rows, Z, zero_diagonal, row_offset)
+    n, N = C.shape
+    if rows is None:
+        out = C @ M
+        if zero_diagonal:
+            out.addcmul_(C.diagonal(row_offset)[:, None], M.narrow(0, row_offset, n), value=-1)
+        return out
+    native = _native.backend(C)
+    if native is None:
+        return reference.self_expression(C, M, rows, Z, zero_diagonal, row_offset)
+    d, B = M.shape[1], rows.shape[0]
+    out = M.new_empty(B, d)
+    if out.numel() == 0:
+        return out
+    C, M, rows = _native.row_major(C), _native.row_major(M), rows.contiguous()
+    slot = None
+    if Z is not None:
+        Z = _native.row_major(Z)
+        slot = rows.new_empty(N, dtype=torch.int32)
+    splits = native.self_expression_splits(B, N, d)
+    partial = out if splits == 1 else M.new_empty(splits, B, d)
+    with _native.device_of(C):
+        native.self_expression(
+            _native.DTYPES[C.dtype], _native.queue(C),
+            C.data_ptr(), C.stride(0), n, row_offset,
+            M.data_ptr(), M.stride(0), N, d,
+            rows.data_ptr(), B,
+            _native.pointer(Z), 0 if Z is None else Z.stride(0), _native.pointer(slot),
+            zero_diagonal, splits, partial.data_ptr(), out.data_ptr(),
+        )  # fmt: skip
+    return out
+
+
+def _fake(
+    C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int, sparse_grad: bool
+) -> Tensor:
+    _check(C, M, rows, Z, zero_diagonal, row_offset)
+    return M.new_empty(C.shape[0] if rows is None else rows.shape[0], M.shape[1])
+
+
+class _SelfExpression(torch.autograd.Function):
+    """Gradients for C (the batch's rows), M and Z. Under ``create_graph`` the reference is differentiated instead."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        C: Tensor,
+        M: Tensor,
+        rows: Tensor | None,
+        Z: Tensor | None,
+        zero_diagonal: bool,
+        row_offset: int,
+        sparse_grad: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(C, M, rows, Z)
+        ctx.options = (zero_diagonal, row_offset, sparse_grad)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        C, M, rows, Z = ctx.saved_tensors
+        zero_diagonal, row_offset, sparse_grad = ctx.options
+        wanted = ctx.needs_input_grad
+        dC = dM = dZ = None
+        if torch.is_grad_enabled():
+            out = reference.self_expression(C, M, rows, Z, zero_diagonal, row_offset)
+            inputs = [x for x, wants in zip((C, M, rows, Z), wanted, strict=False) if wants]
+            found = iter(torch.autograd.grad(out, inputs, G, create_graph=True))
+            dC, dM, dZ = (next(found) if wanted[i] else None for i in (0, 1, 3))
+        elif rows is None:
+            own = M.narrow(0, row_offset, C.shape[0]) if zero_diagonal else None
+            if wanted[0]:
+                dC = G @ M.T
+                if own is not None:
+                    dC.diagonal(row_offset).zero_()
+            if wanted[1]:
+                dM = C.T @ G
+                if own is not None:
+                    dM.narrow(0, row_offset, C.shape[0]).addcmul_(C.diagonal(row_offset)[:, None], G, value=-1)
+        else:
+            if wanted[0]:
+                values = _grad_rows(G, M, rows, Z, zero_diagonal)
+                local = rows - row_offset
+                if sparse_grad:
+                    dC = torch.sparse_coo_tensor(local[None], values, C.shape, check_invariants=False)
+                else:
+                    dC = torch.zeros_like(C).index_add_(0, local, values)
+            if wanted[1]:
+                C_rows = C.index_select(0, rows - row_offset)
+                if zero_diagonal:
+                    C_rows = C_rows.scatter_(1, rows[:, None], 0.0)
+                dM = C_rows.T @ G
+                if Z is not None:
+                    dM.index_fill_(0, rows, 0.0)
+            if wanted[3]:
+                dZ = _grad_live(C, G, rows, zero_diagonal, row_offset)
+        return dC, dM, None, dZ, None, None, None
+
+
+def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagonal: bool) -> Tensor:
+    """(B, N): row b is ∂L/∂C[r_b, :] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the diagonal."""
+    values = G @ M.T
+    if Z is not None:
+        keep = reference.last_occurrence(rows)
+        # A losing duplicate's column is written by its winner too, with the same values: order does not matter.
+        winner = torch.where(rows[:, None] == rows[None, :], keep[None, :], False).long().argmax(dim=1)
+        values.index_copy_(1, rows, G @ Z[winner].T)
+    if zero_diagonal:
+        values.scatter_(1, rows[:, None], 0.0)
+    return values
+
+
+def _grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offset: int) -> Tensor:
+    """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the B×B block of C inside the batch; zero for overwritten duplicates."""
+    block = C[(rows - row_offset)[:, None], rows[None, :]]
+    if zero_diagonal:
+        block.masked_fill_(rows[:, None] == rows[None, :], 0.0)
+    return (block.T @ G).masked_fill_(~reference.last_occurrence(rows)[:, None], 0.0)
+
+
+_op = register(
+    "self_expression(Tensor C, Tensor M, Tensor? rows, Tensor? Z, bool zero_diagonal, int row_offset, bool sparse_grad) -> Tensor",
+    kernel=_kernel,
+    fake=_fake,
+    autograd=_SelfExpression,
+    autocast=True,
+)
+
+
+def self_expression(
+    C: Tensor,
+    M: Tensor,
+    rows: Tensor | None = None,
+    Z: Tensor | None = None,
+    *,
+    zero_diagonal: bool = True,
+    row_offset: int = 0,
+    sparse_grad: bool = False,
+) -> Tensor:
+    r"""Each row as a linear combination of the others: :math:`\hat Z_b = \sum_{j \ne r_b} C[r_b, j]\, M'_j`.
+
+    Args:
+        C: (N, N) coefficient matrix, float32 or float64; or its rows ``row_offset .. row_offset + n`` as (n, N); or (n, m)
+            against m landmarks with ``zero_diagonal=False``. Row i holds the coefficients of sample i.
+        M: (N, d) memory bank, same dtype. Row-strided views are read in place.
+        rows: (B,) int64 global sample indices of the batch. ``None``: every row of C, the classic full-batch layer.
+        Z: (B, d) live latent rows. They replace rows ``rows`` of M for this product (the last duplicate wins) and receive
+            gradient; ``None`` leaves the bank as it is.
+        zero_diagonal: exclude each sample from its own combination.
+        row_offset: global index of C's first row, when C is a shard.
+        sparse_grad: give ``C.grad`` as a sparse COO tensor holding the batch's rows alone (B·N instead of N² numbers), for
+            :class:`dsc_ext.optim.RowAdam`. Not under ``torch.compile``.
+
+    Returns:
+        Ẑ, (B, d) or (n, d), contiguous.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by name.
+        IndexError: (CPU) a row outside C or the bank. On CUDA such a row trips a device-side assertion, as in PyTorch.
+
+    Cost: 2·B·N·d FLOP, reads B·N + N·d numbers; with ``rows`` nothing of C or M is copied in the forward. Backward: one GEMM
+    of the same size for C, B²·d for Z. Twice differentiable (through the reference, which copies the batch's rows).
+    Deterministic: fixed summation order. Under autocast everything is computed in float32.
+
+    Source: Ji et al., *Deep Subspace Clustering Networks*, NIPS 2017, §3; BDSC, arXiv 2507.19917, §3.1.
+
+    Example:
+        >>> C, M = torch.zeros(4, 4), torch.eye(4)
+        >>> C[1, 3] = 2.0
+        >>> self_expression(C, M, torch.tensor([1]))
+        tensor([[0., 0., 0., 2.]])
+    """
+    return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)

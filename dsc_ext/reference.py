@@ -1,0 +1,136 @@
+"""Plain PyTorch twin of every op: the specification, the test oracle, and the fallback where there is no kernel.
+
+Nothing here is clever. Each function says in a few tensor operations what the op of the same name computes, is
+differentiable by autograd to any order, and runs on every device and dtype PyTorch has. It may copy what a kernel would
+not (the batch's rows of ``C``, the bank with live rows in place), which is the price of being readable.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def last_occurrence(rows: Tensor) -> Tensor:
+    """(B,) bool: whether position ``b`` holds the last occurrence of ``rows[b]``. Duplicates resolve to the last."""
+    position = torch.arange(rows.numel(), device=rows.device)
+    later_twin = (rows[None, :] == rows[:, None]) & (position[None, :] > position[:, None])
+    return ~later_twin.any(dim=1)
+
+
+def splice(M: Tensor, rows: Tensor, Z: Tensor | None) -> Tensor:
+    """The bank ``M`` (N, d) with rows ``rows`` replaced by the live ``Z`` (B, d); the last duplicate wins."""
+    if Z is None:
+        return M
+    keep = last_occurrence(rows)
+    return M.index_copy(0, rows[keep], Z[keep])
+
+
+def without_diagonal(C_rows: Tensor, rows: Tensor) -> Tensor:
+    """``C_rows`` (B, N) with the entry of each row's own sample, column ``rows[b]``, set to zero."""
+    columns = torch.arange(C_rows.shape[1], device=C_rows.device)
+    return C_rows.masked_fill(columns[None, :] == rows[:, None], 0.0)
+
+
+def self_expression(
+    C: Tensor,
+    M: Tensor,
+    rows: Tensor | None = None,
+    Z: Tensor | None = None,
+    zero_diagonal: bool = True,
+    row_offset: int = 0,
+) -> Tensor:
+    """Ẑ_b = Σ_j C[rows_b, j] M'_j over j ≠ rows_b, with M' the bank in which rows ``rows`` are the live ``Z``."""
+    if rows is None:
+        rows = torch.arange(row_offset, row_offset + C.shape[0], device=C.device)
+    C_rows = C.index_select(0, rows - row_offset)
+    if zero_diagonal:
+        C_rows = without_diagonal(C_rows, rows)
+    return C_rows @ splice(M, rows, Z)
+
+
+def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
+    """thrC of DSC-Net (Ji et al. 2017), row-wise: keep the smallest set of largest |c| whose sum exceeds ρ‖c‖₁.
+
+    Ties go to the lowest column. Rows with a non-finite ℓ1 norm are returned as they are.
+    """
+    if rho >= 1:
+        return C.clone()
+    magnitude = C.abs().double()
+    total = magnitude.sum(dim=1, keepdim=True)
+    order = magnitude.sort(dim=1, descending=True, stable=True)
+    before = order.values.cumsum(dim=1) - order.values
+    kept_sorted = (before <= rho * total) & (order.values > 0) | ~total.isfinite()
+    kept = torch.zeros_like(C, dtype=torch.bool).scatter(1, order.indices, kept_sorted)
+    return torch.where(kept, C, torch.zeros_like(C))
+
+
+def symmetrize_affinity(values: Tensor, row: Tensor, column: Tensor, n: int, reduce: str = "mean") -> Tensor:
+    """Dense (n, n) W = reduce(A, Aᵀ) with A[i, j] = Σ |value| over the entries at (i, j); negative columns are padding."""
+    present = column >= 0
+    A = values.new_zeros(n, n).index_put(
+        (row[present], column[present]), values[present].abs(), accumulate=True
+    )
+    return (A + A.T) / 2 if reduce == "mean" else torch.maximum(A, A.T)
+
+
+def _into_bank(old: Tensor, Z: Tensor, bank: Tensor, normalize: bool, momentum: float) -> Tensor:
+    compute = torch.float64 if torch.float64 in (bank.dtype, Z.dtype) else torch.float32
+    mixed = Z.to(compute)
+    if momentum != 0.0:
+        mixed = momentum * old.to(compute) + (1.0 - momentum) * mixed
+    if normalize:
+        norm = mixed.norm(dim=1, keepdim=True)
+        mixed = torch.where(norm > 0, mixed / norm, mixed)
+    return mixed.to(bank.dtype)
+
+
+def bank_scatter_(
+    bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool = False, momentum: float = 0.0
+) -> None:
+    """bank[rows] = unit?(momentum · bank[rows] + (1 − momentum) · Z), the last duplicate winning."""
+    keep = last_occurrence(rows)
+    target = rows[keep]
+    bank[target] = _into_bank(bank[target], Z[keep], bank, normalize, momentum)
+
+
+def bank_push_(bank: Tensor, cursor: Tensor, Z: Tensor, normalize: bool = False) -> None:
+    """FIFO: Z[b] goes to slot (cursor + b) mod capacity, then the cursor moves on by B."""
+    capacity, batch = bank.shape[0], Z.shape[0]
+    if capacity > 0:
+        kept = Z[max(0, batch - capacity) :]
+        slots = (cursor.reshape(()) + torch.arange(batch - kept.shape[0], batch, device=Z.device)) % capacity
+        bank[slots] = _into_bank(bank[slots], kept, bank, normalize, 0.0)
+        cursor.copy_((cursor + batch) % capacity)
+
+
+def row_adam_(
+    C: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    l1: float,
+) -> None:
+    """Adam (Kingma & Ba 2015) on rows ``rows`` of C alone, each with its own step count; duplicate rows add their gradients."""
+    if rows is None:
+        target, total = torch.arange(C.shape[0], device=C.device), grad
+    else:
+        target, inverse = rows.unique(return_inverse=True)
+        total = grad.new_zeros(target.numel(), grad.shape[1]).index_add(0, inverse, grad)
+    c = C[target]
+    g = total + weight_decay * c + l1 * c.sign()
+    step[target] += 1
+    count = step[target].double()[:, None]
+    m = exp_avg[target].lerp(g, 1.0 - beta1)
+    v = beta2 * exp_avg_sq[target] + (1.0 - beta2) * g * g
+    step_size = (lr / (1.0 - beta1**count)).to(c.dtype)
+    denominator = v.sqrt() / (1.0 - beta2**count).sqrt().to(c.dtype) + eps
+    exp_avg[target], exp_avg_sq[target] = m, v
+    C[target] = c - step_size * m / denominator
