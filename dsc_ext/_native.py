@@ -56,19 +56,19 @@ def backend(like: Tensor) -> Any | None:
     """The launchers for the tensor's device, or None where the reference has to serve."""
     if not _loaded:
         load()
-    return backends.get(like.device.type)
+    return backends.get("cpu" if like.is_cpu else like.device.type)
 
 
 def queue(like: Tensor) -> int:
     """CUDA: the current stream of the tensor's device. CPU: the number of threads PyTorch may use."""
-    if like.device.type == "cuda":
+    if like.is_cuda:
         return torch.cuda.current_stream(like.device).cuda_stream
     return torch.get_num_threads()
 
 
 def device_of(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Makes the tensor's CUDA device current, so that a launch goes where its pointers are; nothing to do on the CPU."""
-    if like.device.type == "cuda" and like.device.index != torch.cuda.current_device():
+    if like.is_cuda and like.device.index != torch.cuda.current_device():
         return torch.cuda.device(like.device)
     return _NO_GUARD
 
@@ -82,6 +82,6 @@ def pointer(tensor: Tensor | None) -> int:
 
 def row_major(tensor: Tensor) -> Tensor:
     """The tensor itself if the elements of each row are adjacent (rows may be strided), else a contiguous copy."""
-    if tensor.stride(-1) == 1 and tensor.stride(0) >= tensor.shape[-1]:
+    if tensor.is_contiguous() or (tensor.stride(1) == 1 and tensor.stride(0) >= tensor.shape[1]):
         return tensor
     return tensor.contiguous()

@@ -3,6 +3,9 @@
 Layers of an op, outermost first: the public function (docstring, defaults) -> torch.ops.dsc.<name> -> [Autograd key: a
 torch.autograd.Function that re-enters below autograd] -> CPU and CUDA: checks, outputs and scratch from torch, launcher of
 ``_C`` -> any other device: the reference. The fake runs the same checks, so that a wrong shape is refused while tracing too.
+
+Each pass through the dispatcher into Python costs several microseconds, more than a small launch. Where nothing but plain
+tensors is about, ``plain`` says so, and the public function calls the Function or the kernel itself.
 """
 
 from __future__ import annotations
@@ -11,6 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 LIBRARY = torch.library.Library("dsc", "DEF")
 
@@ -38,3 +44,21 @@ def register(
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(f"dsc::{name}", device, torch.float32, lib=LIBRARY)
     return getattr(torch.ops.dsc, name).default
+
+
+def plain(first: object, *others: object) -> bool:
+    """Whether the dispatcher would do nothing for these tensors that we would miss: no tracing, no mode, no transform, no autocast."""
+    if torch.compiler.is_compiling():
+        return False
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_any_autocast_enabled()
+        or type(first) not in _PLAIN
+    ):
+        return False
+    return all(other is None or type(other) in _PLAIN for other in others)
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from dsc_ext import _checks, _native, reference
 from dsc_ext.ops._register import register
@@ -62,6 +63,7 @@ def _scatter_kernel(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, mome
             bank.data_ptr(), bank.stride(0), bank.shape[0], bank.shape[1],
             rows.data_ptr(), Z.data_ptr(), Z.stride(0), Z.shape[0], normalize, momentum,
         )  # fmt: skip
+    increment_version(bank)
     return None
 
 
@@ -80,6 +82,7 @@ def _push_kernel(bank: Tensor, cursor: Tensor, Z: Tensor, normalize: bool) -> No
             bank.data_ptr(), bank.stride(0), bank.shape[0], bank.shape[1],
             cursor.data_ptr(), Z.data_ptr(), Z.stride(0), Z.shape[0], normalize,
         )  # fmt: skip
+    increment_version((bank, cursor))
     return None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from dsc_ext import _checks, _native, reference
 from dsc_ext.ops._register import register
@@ -62,6 +63,7 @@ def _kernel(
             _native.pointer(rows), grad.data_ptr(), grad.stride(0), grad.shape[0],
             lr, beta1, beta2, eps, weight_decay, l1,
         )  # fmt: skip
+    increment_version((C, exp_avg, exp_avg_sq, step))
     return None
 
 

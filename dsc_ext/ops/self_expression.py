@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import register
+from dsc_ext.ops._register import needs_grad, plain, register
 
 _NAME = "self_expression"
 
@@ -107,6 +107,8 @@ class _SelfExpression(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(C, M, rows, Z)
         ctx.options = (zero_diagonal, row_offset, sparse_grad)
+        if plain(C, M, Z):
+            return _kernel(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
         with torch._C._AutoDispatchBelowAutograd():
             return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
 
@@ -224,4 +226,9 @@ def self_expression(
         >>> self_expression(C, M, torch.tensor([1]))
         tensor([[0., 0., 0., 2.]])
     """
-    return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+    if not plain(C, M, Z):
+        _check(C, M, rows, Z, zero_diagonal, row_offset)  # before the schema complains in its own words
+        return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+    if needs_grad(C, M, Z):
+        return _SelfExpression.apply(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+    return _kernel(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)

@@ -11,6 +11,7 @@ the same in every run. Each entry remembers the two places of W it went to: the 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from dsc_ext import _checks, _native
 from dsc_ext.ops._register import register
 
 _NAME = "symmetrize_affinity"
+
+# What is used of CSR here (construction, values, products) is stable; the notice would greet every user of the package.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 _REDUCE = ("mean", "max")
 
 

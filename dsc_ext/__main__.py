@@ -1,0 +1,87 @@
+"""`python -m dsc_ext`: what was built, what this machine has, which op runs where, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import torch
+
+import dsc_ext
+from dsc_ext import _native
+
+OPS = {
+    "self_expression": "rows given; with rows=None a library GEMM",
+    "threshold_coefficients": "",
+    "symmetrize_affinity": "",
+    "bank_scatter_": "",
+    "bank_push_": "",
+    "row_adam_": "",
+}
+
+
+def advice(native: object | None) -> list[str]:
+    """What is missing and what to do, most important first."""
+    if native is None:
+        return [
+            f"The extension is not usable: {_native.load_error()}. Reinstall from source with `pip install --no-cache-dir .`; "
+            "the build prints what it looked for."
+        ]
+    found = []
+    archs = getattr(native, "cuda_archs", None)
+    if archs is None:
+        found.append(
+            "CPU build: no nvcc was found when this was installed. With a CUDA toolkit: `CUDA_HOME=/path/to/cuda DSC_CUDA=1 pip install .`"
+        )
+    if not getattr(native, "openmp", False):
+        found.append("Built without OpenMP: the CPU kernels use one thread. Install a compiler with OpenMP and reinstall.")
+    if archs is not None and torch.version.cuda is None:
+        found.append("This PyTorch is a CPU build, so no CUDA tensors exist: the CUDA kernels are there but idle.")
+    if archs is not None and torch.cuda.is_available():
+        for device in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(device)
+            built = {arch.partition("-")[0].rstrip("af") for arch in archs.split()}
+            newest_ptx = max((int(a.partition("-")[0].rstrip("af")) for a in archs.split() if not a.endswith("-real")), default=0)
+            if f"{major}{minor}" not in built and newest_ptx > 10 * major + minor:
+                found.append(
+                    f"GPU {device} is sm_{major}{minor}, the kernels were built for {archs}: reinstall with DSC_CUDA_ARCHS={major}{minor}-real."
+                )
+    return found
+
+
+def main() -> int:
+    native = _native.load()
+    print(f"dsc-ext      {dsc_ext.__version__}")
+    print(f"python       {platform.python_version()} on {platform.platform()}")
+    print(f"torch        {torch.__version__} (CUDA {torch.version.cuda or 'none'}), {torch.get_num_threads()} threads")
+    if native is None:
+        print("extension    not loaded")
+    else:
+        print(f"extension    {native.__file__}")
+        print(f"cpu kernels  {native.isa}, OpenMP {'yes' if native.openmp else 'no'}")
+        if hasattr(native, "cuda_archs"):
+            version = native.cuda_version
+            print(f"cuda kernels built for {native.cuda_archs} with CUDA {version // 1000}.{version % 1000 // 10} (runtime linked in)")
+            print("cuda devices " + native.cuda_device_report().replace("\n", "\n             "))
+        else:
+            print("cuda kernels not built")
+    print("\nop                       CPU tensors   CUDA tensors")
+    for name, note in OPS.items():
+        where = [
+            "kernel" if native is not None and hasattr(getattr(native, backend, None), launcher(name)) else "reference"
+            for backend in ("cpu", "cuda")
+        ]
+        print(f"{name:<24} {where[0]:<13} {where[1]:<13} {note}".rstrip())
+    advised = advice(native)
+    for sentence in advised:
+        print(f"\n* {sentence}")
+    return 0 if native is not None else 1
+
+
+def launcher(op: str) -> str:
+    """The native function behind an op; symmetrize_affinity is made of three."""
+    return "symmetrize_merge" if op == "symmetrize_affinity" else op
+
+
+if __name__ == "__main__":
+    sys.exit(main())

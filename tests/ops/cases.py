@@ -1,0 +1,226 @@
+"""The one case table: which inputs each op is tried on, by every backend.
+
+A case is an op, a label and a function that makes the arguments of ``torch.ops.dsc.<op>`` from a generator, a dtype and a
+device. ``EXPECTED`` computes what the op should give from the same arguments, by dsc_ext.reference. In-place ops are compared by
+what they leave in the arguments they mutate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsc_ext import reference
+
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str
+    label: str
+    make: Callable[["Make"], Arguments]
+    differentiable: tuple[int, ...] = ()  # positions of arguments that take a gradient
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.label}"
+
+    def arguments(self, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", seed: int = 0) -> Arguments:
+        return self.make(Make(torch.Generator().manual_seed(seed), dtype, torch.device(device)))
+
+
+@dataclass
+class Make:
+    """Draws on the CPU, whatever the device, so that every backend sees the same numbers."""
+
+    generator: torch.Generator
+    dtype: torch.dtype
+    device: torch.device
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        drawn = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+        return drawn.to(dtype or self.dtype).to(self.device)
+
+    def positive(self, *shape: int) -> Tensor:
+        return self.normal(*shape).abs()
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=self.generator).to(self.device)
+
+    def few_values(self, *shape: int) -> Tensor:
+        """Numbers with many ties, exact in every dtype."""
+        return self.integers(-3, 4, *shape).to(self.dtype)
+
+    def distinct(self, count: int, size: int) -> Tensor:
+        return torch.randperm(size, generator=self.generator)[:count].to(self.device)
+
+    def tensor(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def _self_expression(B: int, N: int, d: int, *, splice: bool = True, zero_diagonal: bool = True) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        rows = m.distinct(B, N)
+        return m.normal(N, N), m.normal(N, d), rows, m.normal(B, d) if splice else None, zero_diagonal, 0, False
+
+    return make
+
+
+def _duplicates(m: Make) -> Arguments:
+    return m.normal(9, 9), m.normal(9, 4), m.tensor([7, 2, 7, 0, 7]), m.normal(5, 4), True, 0, False
+
+
+def _shard(m: Make) -> Arguments:
+    return m.normal(5, 12), m.normal(12, 3), m.tensor([6, 4, 8]), m.normal(3, 3), True, 4, False
+
+
+def _landmarks(m: Make) -> Arguments:
+    return m.normal(9, 4), m.normal(4, 3), m.tensor([8, 0, 8]), None, False, 0, False
+
+
+def _full(m: Make) -> Arguments:
+    return m.normal(8, 8), m.normal(8, 5), None, None, True, 0, False
+
+
+def _full_shard(m: Make) -> Arguments:
+    return m.normal(3, 8), m.normal(8, 5), None, None, True, 2, False
+
+
+def _threshold(n: int, m: int, rho: float, kind: str = "normal") -> Callable[[Make], Arguments]:
+    def make(make_: Make) -> Arguments:
+        C = make_.few_values(n, m) if kind == "ties" else make_.normal(n, m)
+        if kind == "zero rows":
+            C[::2] = 0
+        if kind == "not finite":
+            C[0, 0], C[1, 0] = float("nan"), float("inf")
+        return C, rho
+
+    return make
+
+
+def _symmetrize(n: int, k: int, reduce: str) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        # Unsorted, repeated and padded columns, and a hub that every row names.
+        column = m.integers(-1, n, n, k) if n else m.integers(0, 1, 0, k)
+        if k > 1:
+            column[:, 0] = n // 2
+        crow = torch.arange(n + 1, device=m.device) * k
+        return m.normal(n * k), crow, column.reshape(-1), reduce
+
+    return make
+
+
+def _scatter(
+    to: torch.dtype | None, source: torch.dtype | None, *, d: int = 5, normalize: bool = False, momentum: float = 0.0
+) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        Z = m.normal(4, d, dtype=source)
+        Z[0] = 0
+        return m.normal(6, d, dtype=to), m.tensor([1, 4, 1, 0]), Z, normalize, momentum
+
+    return make
+
+
+def _push(B: int, *, to: torch.dtype | None = None, normalize: bool = False, start: int = 4) -> Callable[[Make], Arguments]:
+    return lambda m: (m.normal(6, 5, dtype=to), m.tensor([start]), m.normal(B, 5), normalize)
+
+
+def _adam(B: int | None, m_columns: int = 300, *, weight_decay: float = 0.0, l1: float = 0.0) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        n = 7
+        rows = None if B is None else m.distinct(B, n)
+        state = (m.normal(n, m_columns), m.normal(n, m_columns), m.positive(n, m_columns), m.tensor([0, 3, 1, 0, 9, 2, 5]))
+        return *state, rows, m.normal(n if B is None else B, m_columns), 1e-2, 0.9, 0.999, 1e-8, weight_decay, l1
+
+    return make
+
+
+def _adam_duplicates(m: Make) -> Arguments:
+    arguments = list(_adam(4)(m))
+    arguments[4] = m.tensor([5, 1, 5, 5])
+    return tuple(arguments)
+
+
+_bf16, _f16, _f64 = torch.bfloat16, torch.float16, torch.float64
+
+CASES = [
+    Case("self_expression", "splice", _self_expression(5, 11, 3), (0, 1, 3)),
+    Case("self_expression", "splice-free-diagonal", _self_expression(5, 11, 3, zero_diagonal=False), (0, 1, 3)),
+    Case("self_expression", "bank-alone", _self_expression(4, 11, 3, splice=False), (0, 1)),
+    Case("self_expression", "duplicates", _duplicates, (0, 1, 3)),
+    Case("self_expression", "shard", _shard, (0, 1, 3)),
+    Case("self_expression", "landmarks", _landmarks, (0, 1)),
+    Case("self_expression", "full-batch", _full, (0, 1)),
+    Case("self_expression", "full-batch-shard", _full_shard, (0, 1)),
+    Case("self_expression", "tile-edges", _self_expression(66, 131, 65)),
+    Case("self_expression", "whole-batch", _self_expression(130, 130, 32)),
+    Case("self_expression", "split-sum", _self_expression(3, 600, 7)),
+    Case("self_expression", "no-rows", _self_expression(0, 6, 3)),
+    Case("self_expression", "no-columns", _self_expression(2, 6, 0)),
+    Case("threshold_coefficients", "some", _threshold(4, 40, 0.3), (0,)),
+    Case("threshold_coefficients", "wide", _threshold(3, 700, 0.9)),
+    Case("threshold_coefficients", "ties", _threshold(6, 90, 0.5, "ties")),
+    Case("threshold_coefficients", "ties-at-zero-share", _threshold(6, 90, 0.0, "ties")),
+    Case("threshold_coefficients", "zero-rows", _threshold(5, 33, 0.4, "zero rows")),
+    Case("threshold_coefficients", "not-finite", _threshold(3, 33, 0.4, "not finite")),
+    Case("threshold_coefficients", "everything", _threshold(3, 20, 1.0), (0,)),
+    Case("threshold_coefficients", "no-rows", _threshold(0, 5, 0.5)),
+    Case("threshold_coefficients", "no-columns", _threshold(3, 0, 0.5)),
+    Case("symmetrize_affinity", "mean", _symmetrize(9, 4, "mean"), (0,)),
+    Case("symmetrize_affinity", "max", _symmetrize(9, 4, "max"), (0,)),
+    Case("symmetrize_affinity", "hub", _symmetrize(90, 7, "mean")),
+    Case("symmetrize_affinity", "dense-rows", _symmetrize(40, 60, "max")),
+    Case("symmetrize_affinity", "one", _symmetrize(1, 1, "mean")),
+    Case("symmetrize_affinity", "no-entries", _symmetrize(5, 0, "mean")),
+    Case("symmetrize_affinity", "no-rows", _symmetrize(0, 3, "mean")),
+    Case("bank_scatter_", "replace", _scatter(None, None)),
+    Case("bank_scatter_", "mix-normalize", _scatter(None, None, normalize=True, momentum=0.3)),
+    Case("bank_scatter_", "wide", _scatter(None, None, d=300, normalize=True)),
+    Case("bank_scatter_", "to-bf16", _scatter(_bf16, None, normalize=True)),
+    Case("bank_scatter_", "to-f16", _scatter(_f16, None, momentum=0.3)),
+    Case("bank_scatter_", "from-bf16", _scatter(None, _bf16)),
+    Case("bank_scatter_", "from-f16-to-f64", _scatter(_f64, _f16, normalize=True)),
+    Case("bank_push_", "wrap", _push(4)),
+    Case("bank_push_", "larger-than-bank", _push(20)),
+    Case("bank_push_", "exactly-the-bank", _push(6, start=0)),
+    Case("bank_push_", "normalize-bf16", _push(3, to=_bf16, normalize=True)),
+    Case("bank_push_", "nothing", _push(0)),
+    Case("row_adam_", "rows", _adam(3)),
+    Case("row_adam_", "penalties", _adam(3, weight_decay=0.1, l1=0.02)),
+    Case("row_adam_", "all-rows", _adam(None, 70, weight_decay=0.1)),
+    Case("row_adam_", "duplicates", _adam_duplicates),
+    Case("row_adam_", "no-rows", _adam(0)),
+]
+
+MUTATED = {"bank_scatter_": (0,), "bank_push_": (0, 1), "row_adam_": (0, 1, 2, 3)}
+
+
+def call(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
+    """What ``torch.ops.dsc.<op>`` returns, or leaves behind in its arguments."""
+    returned = getattr(torch.ops.dsc, case.op)(*arguments)
+    if case.op in MUTATED:
+        return tuple(arguments[i] for i in MUTATED[case.op])
+    return returned if isinstance(returned, tuple) else (returned,)
+
+
+def expected(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
+    """The same by the reference. For symmetrize_affinity: the dense W."""
+    if case.op == "self_expression":
+        return (reference.self_expression(*arguments[:6]),)
+    if case.op == "symmetrize_affinity":
+        values, crow, column, reduce = arguments
+        n = crow.shape[0] - 1
+        row = torch.repeat_interleave(torch.arange(n, device=crow.device), crow.diff())
+        return (reference.symmetrize_affinity(values, row, column, n, reduce),)
+    returned = getattr(reference, case.op)(*arguments)
+    if case.op in MUTATED:
+        return tuple(arguments[i] for i in MUTATED[case.op])
+    return (returned,)
+
+
+def clone(arguments: Arguments) -> Arguments:
+    return tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)

@@ -1,0 +1,75 @@
+"""Bad input is refused by an error that names the op, the argument, what came and what was expected; nothing is changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import dsc_ext
+from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
+from dsc_ext.optim import RowAdam
+
+C, M, Z, ROWS = torch.zeros(4, 4), torch.zeros(4, 3), torch.zeros(2, 3), torch.tensor([0, 2])
+BANK, STEP = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+
+REFUSED = [
+    (lambda: dsc_ext.self_expression([1.0], M), TypeError, "self_expression: C must be a tensor, got list"),
+    (lambda: dsc_ext.self_expression(C.half(), M), TypeError, r"C must be float32 or float64, got \(4, 4\) float16 on cpu"),
+    (lambda: dsc_ext.self_expression(C, M.double()), TypeError, r"M must be float32, got \(4, 3\) float64"),
+    (lambda: dsc_ext.self_expression(C, torch.zeros(5, 3)), ValueError, r"M must be \(N, d\) with N = C.shape\[1\] = 4, got \(5, 3\)"),
+    (lambda: dsc_ext.self_expression(C[0], M), ValueError, "C must be 2-D"),
+    (lambda: dsc_ext.self_expression(C, M, ROWS.int()), TypeError, "rows must be int64"),
+    (lambda: dsc_ext.self_expression(C, M, ROWS[None]), ValueError, "rows must be 1-D"),
+    (lambda: dsc_ext.self_expression(C, M, None, Z), ValueError, "rows must be given with it"),
+    (lambda: dsc_ext.self_expression(C, M, ROWS, Z[:1]), ValueError, r"Z must be \(B, d\) = \(2, 3\) as rows and M say, got \(1, 3\)"),
+    (lambda: dsc_ext.self_expression(torch.zeros(5, 4), M, ROWS), ValueError, r"N = 4.*got C \(5, 4\) with row_offset = 0"),
+    (lambda: dsc_ext.self_expression(C[:2], M, row_offset=3), ValueError, r"got C \(2, 4\) with row_offset = 3"),
+    (lambda: dsc_ext.self_expression(C, M, torch.tensor([4])), IndexError, r"rows must lie in \[row_offset, row_offset \+ n\)"),
+    (lambda: dsc_ext.self_expression(C, M, torch.tensor([-1])), IndexError, "rows must lie in"),
+    (lambda: dsc_ext.self_expression(C, M.to("meta"), ROWS), ValueError, "M must be on the device of C, cpu, got meta"),
+    (lambda: dsc_ext.threshold_coefficients(C, -0.1), ValueError, "rho must be a share of the row's l1 norm, 0 or more, got -0.1"),
+    (lambda: dsc_ext.threshold_coefficients(C, float("nan")), ValueError, "rho must be"),
+    (lambda: dsc_ext.threshold_coefficients(C.long(), 0.5), TypeError, "C must be float32 or float64"),
+    (lambda: dsc_ext.symmetrize_affinity(C, reduce="sum"), ValueError, "reduce must be 'mean' or 'max', got 'sum'"),
+    (lambda: dsc_ext.symmetrize_affinity(M), ValueError, r"must be an \(N, N\) matrix, dense or CSR, got \(4, 3\)"),
+    (lambda: dsc_ext.symmetrize_affinity(C, threshold=-1.0), ValueError, "threshold must be 0 or more, got -1.0"),
+    (lambda: dsc_ext.symmetrize_affinity(M, torch.zeros(4, 2).long()), ValueError, r"both be \(N, k\), got \(4, 3\) and \(4, 2\)"),
+    (lambda: dsc_ext.symmetrize_affinity(M, torch.full((4, 3), 4)), IndexError, "indices must be below N"),
+    (lambda: dsc_ext.symmetrize_affinity(C.to_sparse_coo()), TypeError, "dense or sparse CSR, got layout torch.sparse_coo"),
+    (lambda: dsc_ext.bank_scatter_(BANK, ROWS, Z[:, :2]), ValueError, r"Z must be \(B, d\) with d = bank.shape\[1\] = 3, got \(2, 2\)"),
+    (lambda: dsc_ext.bank_scatter_(BANK, ROWS[:1], Z), ValueError, r"rows must be \(B,\) with B = Z.shape\[0\] = 2, got \(1,\)"),
+    (lambda: dsc_ext.bank_scatter_(BANK, ROWS, Z, momentum=1.0), ValueError, r"momentum must be in \[0, 1\), got 1.0"),
+    (lambda: dsc_ext.bank_scatter_(BANK, torch.tensor([0, 4]), Z), IndexError, r"rows must lie in \[0, N\), the slots of the bank"),
+    (lambda: dsc_ext.bank_scatter_(BANK.T.contiguous().T, ROWS, Z), ValueError, "bank is written in place"),
+    (lambda: dsc_ext.bank_push_(BANK, torch.zeros(2).long(), Z), TypeError, "cursor must be an int64 tensor with one element"),
+    (lambda: dsc_ext.bank_push_(BANK, torch.zeros(()), Z), TypeError, "cursor must be an int64 tensor"),
+    (lambda: dsc_ext.row_adam_(C, C, C, STEP[:3], None, C, lr=0.1), ValueError, r"step must be \(n,\) with n = C.shape\[0\] = 4, got \(3,\)"),
+    (lambda: dsc_ext.row_adam_(C, M, C, STEP, None, C, lr=0.1), ValueError, "exp_avg must have the shape of C"),
+    (lambda: dsc_ext.row_adam_(C, C, C, STEP, ROWS, C, lr=0.1), ValueError, r"grad must be \(2, 4\) as rows and C say, got \(4, 4\)"),
+    (lambda: dsc_ext.row_adam_(C, C, C, STEP, torch.tensor([9]), C[:1], lr=0.1), IndexError, r"rows must lie in \[0, n\)"),
+    (lambda: MemoryBank(4, 3, update="lifo"), ValueError, "update must be 'index' or 'fifo', got 'lifo'"),
+    (lambda: MemoryBank(4, 3, update="fifo", shuffled=True), ValueError, "permute the columns of the coefficient matrix"),
+    (lambda: MemoryBank(4, 3).fill(Z), ValueError, r"Z must be \(4, 3\), got \(2, 3\)"),
+    (lambda: SelfExpressiveCUDA(0), ValueError, "n_samples must be at least 1, got 0"),
+    (lambda: SelfExpressiveCUDA(4)(Z, ROWS), ValueError, "a mini-batch needs rows and bank, got rows without bank"),
+    (lambda: RowAdam([torch.zeros(3, requires_grad=True)]), ValueError, r"parameters must be 2-D, got shape \(3,\)"),
+    (lambda: RowAdam([C.clone().requires_grad_()], lr=-1.0), ValueError, "lr must be 0 or more, got -1.0"),
+    (lambda: RowAdam([C.clone().requires_grad_()], betas=(0.9, 1.0)), ValueError, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "kind", "text"), REFUSED, ids=[text[:40] for _, _, text in REFUSED])
+def test_bad_input_is_refused_by_name(bad, kind, text) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(kind, match=text):
+        bad()
+
+
+def test_a_refused_row_changes_nothing() -> None:
+    bank, bad = torch.ones(4, 3), torch.tensor([1, 7])
+    with pytest.raises(IndexError):
+        dsc_ext.bank_scatter_(bank, bad, torch.zeros(2, 3))
+    assert torch.equal(bank, torch.ones(4, 3))
+    matrix, step = torch.ones(4, 4), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(IndexError):
+        dsc_ext.row_adam_(matrix, matrix.clone(), matrix.clone(), step, bad, torch.ones(2, 4), lr=1.0)
+    assert torch.equal(matrix, torch.ones(4, 4)) and not step.any()

@@ -1,0 +1,166 @@
+"""What holds for every op: it equals its reference on every backend, and it is a first-class PyTorch op."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ops import cases
+from ops.cases import CASES, Case
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from dsc_ext import _native
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+differentiable_case = pytest.mark.parametrize("case", [c for c in CASES if c.differentiable], ids=str)
+
+
+def assert_same(case: Case, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    if case.op == "symmetrize_affinity":
+        values, _, crow, column = found[:4]
+        n = crow.shape[0] - 1
+        found = (torch.sparse_csr_tensor(crow, column, values, (n, n), check_invariants=True).to_dense(),)
+    for mine, theirs in zip(found, wanted, strict=True):
+        tolerance = TOLERANCE.get(mine.dtype, 0)
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_equals_the_reference(case: Case, dtype: torch.dtype, backend: torch.device) -> None:
+    arguments = case.arguments(dtype, backend)
+    wanted = cases.expected(case, cases.clone(arguments))
+    assert_same(case, cases.call(case, arguments), wanted)
+
+
+def strided(value: object) -> object:
+    """The same numbers in a tensor whose rows are neither adjacent nor, every second time, 16-byte aligned."""
+    if not isinstance(value, Tensor) or value.dim() != 2:
+        return value
+    n, m = value.shape
+    wide = torch.full((n, m + 3), float("nan"), dtype=value.dtype, device=value.device)
+    wide[:, 1 : m + 1] = value
+    return wide[:, 1 : m + 1]
+
+
+def transposed(value: object) -> object:
+    """The same numbers with columns adjacent instead of rows."""
+    return value.T.contiguous().T if isinstance(value, Tensor) and value.dim() == 2 else value
+
+
+@every_case
+@pytest.mark.parametrize("layout", [strided, transposed])
+def test_reads_any_layout(case: Case, layout: object, backend: torch.device) -> None:
+    arguments = case.arguments(torch.float32, backend)
+    wanted = cases.expected(case, cases.clone(arguments))
+    mutated = cases.MUTATED.get(case.op, ())
+    keeps = case.op == "row_adam_" or layout is transposed  # what is written in place has to be adjacent, and says so below
+    laid_out = tuple(a if i in mutated and keeps else layout(a) for i, a in enumerate(arguments))  # type: ignore[operator]
+    assert_same(case, cases.call(case, laid_out), wanted)
+
+
+@every_case
+def test_same_bits_every_time(case: Case, backend: torch.device) -> None:
+    first = cases.call(case, case.arguments(torch.float32, backend))
+    for _ in range(9 if backend.type == "cuda" else 2):
+        again = cases.call(case, case.arguments(torch.float32, backend))
+        for one, other in zip(first, again, strict=True):
+            assert torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0))
+
+
+@every_case
+def test_same_bits_with_any_number_of_threads(case: Case) -> None:
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(cases.call(case, case.arguments()))
+    finally:
+        torch.set_num_threads(threads)
+    if case.label.startswith("full-batch"):
+        return  # one call of the BLAS, whose summation order is its own
+    for one, *others in zip(*found, strict=True):
+        assert all(torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0)) for other in others)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.label != "not-finite"], ids=str)  # opcheck holds NaN unequal to NaN
+def test_opcheck(case: Case) -> None:
+    arguments = case.arguments()
+    for requires_grad in (False, True):
+        for i in case.differentiable if requires_grad else ():
+            arguments[i].requires_grad_()
+        done = torch.library.opcheck(getattr(torch.ops.dsc, case.op).default, arguments)
+        assert set(done.values()) == {"SUCCESS"} and len(done) == 4
+
+
+@differentiable_case
+def test_gradients(case: Case, backend: torch.device) -> None:
+    arguments = case.arguments(torch.float64, backend)
+    inputs = tuple(arguments[i].requires_grad_() for i in case.differentiable)
+
+    def function(*inputs: Tensor) -> Tensor:
+        filled = list(arguments)
+        for i, value in zip(case.differentiable, inputs, strict=True):
+            filled[i] = value
+        return cases.call(case, tuple(filled))[0]
+
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+
+@differentiable_case
+def test_only_wanted_gradients_are_computed(case: Case) -> None:
+    for wanted in case.differentiable:
+        arguments = case.arguments()
+        arguments[wanted].requires_grad_()
+        cases.call(case, arguments)[0].sum().backward()
+        assert arguments[wanted].grad is not None
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.label in {"splice", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}], ids=str)
+def test_compiles_into_one_graph(case: Case) -> None:
+    torch._dynamo.reset()
+    arguments = case.arguments()
+    for i in case.differentiable:
+        arguments[i].requires_grad_()
+    eager, compiled = cases.clone(arguments), cases.clone(arguments)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        run = torch.compile(lambda *a: cases.call(case, a)[0], fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(run(*compiled), cases.call(case, eager)[0])
+
+
+@every_case
+def test_fake_tensors_agree_on_shape_and_stride(case: Case) -> None:
+    arguments = case.arguments()
+    real = cases.call(case, cases.clone(arguments))
+    if case.op == "symmetrize_affinity":
+        return  # the size of W depends on the data; opcheck covers it
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = cases.call(case, tuple(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments))
+    for one, other in zip(real, fake, strict=True):
+        assert one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
+
+
+@pytest.mark.parametrize("op", sorted(cases.MUTATED))
+def test_in_place_ops_bump_the_version(op: str, backend: torch.device) -> None:
+    """Autograd notices that a saved bank was overwritten only if the version counter moves."""
+    case = next(c for c in CASES if c.op == op)
+    arguments = case.arguments(torch.float32, backend)
+    before = arguments[0]._version
+    cases.call(case, arguments)
+    assert arguments[0]._version > before
+
+
+def test_every_launcher_is_bound_for_every_backend() -> None:
+    from simt import build
+
+    native = _native.load()
+    assert native is not None
+    launchers = {name for name in dir(native.cpu) if not name.startswith("_")}
+    if hasattr(native, "cuda"):
+        assert launchers == {name for name in dir(native.cuda) if not name.startswith("_")}
+    if build.compiler():
+        assert launchers == {name for name in dir(build.emulator().cuda) if not name.startswith("_")}
