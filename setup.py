@@ -1,9 +1,10 @@
 """Builds dsc_ext/_C by CMake + Ninja; everything else is in pyproject.toml. Never imports torch.
 
-    DSC_CUDA        auto (default): CUDA kernels if nvcc is found, else a CPU build with a warning; 1: fail without nvcc; 0: CPU only
-    DSC_CUDA_ARCHS  CMake's list, for example "90a" or "80-real;90a-real;90-virtual". Default: the GPUs of this machine, else
-                    sm_80, 86, 89, 90a and PTX of the newest
-    MAX_JOBS        parallel compilations. Default: one per core, and no more than memory allows (2 GB each)
+DSC_CUDA        auto (default): CUDA kernels if nvcc is found, else a CPU build with a warning; 1: fail without nvcc; 0:
+CPU only DSC_CUDA_ARCHS  CMake's list, for example "90a" or "80-real;90a-real;90-virtual". Default: the GPUs of this
+machine, else
+                sm_80, 86, 89, 90a and PTX of the newest
+MAX_JOBS        parallel compilations. Default: one per core, and no more than memory allows (2 GB each)
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def find_nvcc() -> tuple[str | None, list[str]]:
 
 
 def cuda_archs() -> str:
-    """DSC_CUDA_ARCHS, or the GPUs of this machine, or the default list. Not CMake's "native": without a GPU it builds sm_75."""
+    """DSC_CUDA_ARCHS, or the GPUs of this machine, or the default list. Not CMake's "native": without a GPU it builds
+    sm_75.
+    """
     if chosen := os.environ.get("DSC_CUDA_ARCHS"):
         return chosen
     try:
@@ -47,9 +50,13 @@ def cuda_archs() -> str:
         found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError):
         return DEFAULT_ARCHS
-    capabilities = sorted({capability.replace(".", "") for capability in found if capability.replace(".", "").isdigit()})
+    capabilities = sorted(
+        {capability.replace(".", "") for capability in found if capability.replace(".", "").isdigit()}
+    )
     # sm_90 is built as 90a: Hopper's own instructions need the suffix.
-    return ";".join(f"{'90a' if capability == '90' else capability}-real" for capability in capabilities) or DEFAULT_ARCHS
+    return (
+        ";".join(f"{'90a' if capability == '90' else capability}-real" for capability in capabilities) or DEFAULT_ARCHS
+    )
 
 
 def jobs() -> int:
@@ -84,8 +91,8 @@ class CMakeBuild(build_ext):
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
-        # A build directory outlives an isolated build environment: the paths below must be given anew every time, or a second
-        # `pip install .` meets a cache that points into the deleted one.
+        # A build directory outlives an isolated build environment: the paths below must be given anew every time, or a
+        # second `pip install .` meets a cache that points into the deleted one.
         configure = [
             "cmake", "-S", str(ROOT / "csrc"), "-B", str(build), "-G", "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",

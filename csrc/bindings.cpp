@@ -23,7 +23,8 @@ namespace {
 
 // What Python passes for a parameter: an integer for a pointer or an enum, the value itself otherwise.
 template <class P>
-using Passed = std::conditional_t<std::is_pointer_v<P>, std::uintptr_t, std::conditional_t<std::is_enum_v<P>, int32_t, P>>;
+using Passed =
+    std::conditional_t<std::is_pointer_v<P>, std::uintptr_t, std::conditional_t<std::is_enum_v<P>, int32_t, P>>;
 
 template <class P>
 P received(Passed<P> value) {
@@ -60,16 +61,16 @@ void define(py::module_& m, const char* name, Result (*launcher)(P...)) {
 
 }  // namespace
 
-#define DSC_DEFINE_LAUNCHERS(m, backend)                                                                     \
-    define(m, "bank_push_", &dsc::backend::bank_push_);                                                      \
-    define(m, "bank_scatter_", &dsc::backend::bank_scatter_);                                                \
-    define(m, "row_adam_", &dsc::backend::row_adam_);                                                        \
-    define(m, "self_expression", &dsc::backend::self_expression);                                            \
-    define(m, "self_expression_splits", &dsc::backend::self_expression_splits);                              \
-    define(m, "symmetrize_degree", &dsc::backend::symmetrize_degree);                                        \
-    define(m, "symmetrize_file", &dsc::backend::symmetrize_file);                                            \
-    define(m, "symmetrize_merge", &dsc::backend::symmetrize_merge);                                          \
-    define(m, "threshold_coefficients", &dsc::backend::threshold_coefficients);                              \
+#define DSC_DEFINE_LAUNCHERS(m, backend)                                        \
+    define(m, "bank_push_", &dsc::backend::bank_push_);                         \
+    define(m, "bank_scatter_", &dsc::backend::bank_scatter_);                   \
+    define(m, "row_adam_", &dsc::backend::row_adam_);                           \
+    define(m, "self_expression", &dsc::backend::self_expression);               \
+    define(m, "self_expression_splits", &dsc::backend::self_expression_splits); \
+    define(m, "symmetrize_degree", &dsc::backend::symmetrize_degree);           \
+    define(m, "symmetrize_file", &dsc::backend::symmetrize_file);               \
+    define(m, "symmetrize_merge", &dsc::backend::symmetrize_merge);             \
+    define(m, "threshold_coefficients", &dsc::backend::threshold_coefficients); \
     define(m, "threshold_coefficients_scratch", &dsc::backend::threshold_coefficients_scratch)
 
 PYBIND11_MODULE(DSC_MODULE_NAME, m) {

@@ -11,7 +11,7 @@ DSC_LAUNCHER(int64_t threshold_coefficients_scratch(int64_t m, Queue queue))
 //   C    (n, m), row stride C_stride
 //   out  (n, m) contiguous
 // Sums are taken in double. A row whose l1 norm is not finite is copied as it is.
-DSC_LAUNCHER(Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t m,
-                                           double rho, void* scratch, void* out))
+DSC_LAUNCHER(Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n,
+                                           int64_t m, double rho, void* scratch, void* out))
 
 }  // namespace dsc

@@ -1,4 +1,4 @@
-"""`python -m dsc_ext`: what was built, what this machine has, which op runs where, and what to do about what is missing."""
+"""`python -m dsc_ext`: what was built, what this machine has, which op runs where, what is missing and what to do."""
 
 from __future__ import annotations
 
@@ -24,27 +24,33 @@ def advice(native: object | None) -> list[str]:
     """What is missing and what to do, most important first."""
     if native is None:
         return [
-            f"The extension is not usable: {_native.load_error()}. Reinstall from source with `pip install --no-cache-dir .`; "
-            "the build prints what it looked for."
+            f"The extension is not usable: {_native.load_error()}. Reinstall from source with "
+            "`pip install --no-cache-dir .`; the build prints what it looked for."
         ]
     found = []
     archs = getattr(native, "cuda_archs", None)
     if archs is None:
         found.append(
-            "CPU build: no nvcc was found when this was installed. With a CUDA toolkit: `CUDA_HOME=/path/to/cuda DSC_CUDA=1 pip install .`"
+            "CPU build: no nvcc was found when this was installed. With a CUDA toolkit: "
+            "`CUDA_HOME=/path/to/cuda DSC_CUDA=1 pip install .`"
         )
     if not getattr(native, "openmp", False):
-        found.append("Built without OpenMP: the CPU kernels use one thread. Install a compiler with OpenMP and reinstall.")
+        found.append(
+            "Built without OpenMP: the CPU kernels use one thread. Install a compiler with OpenMP and reinstall."
+        )
     if archs is not None and torch.version.cuda is None:
         found.append("This PyTorch is a CPU build, so no CUDA tensors exist: the CUDA kernels are there but idle.")
     if archs is not None and torch.cuda.is_available():
         for device in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(device)
             built = {arch.partition("-")[0].rstrip("af") for arch in archs.split()}
-            newest_ptx = max((int(a.partition("-")[0].rstrip("af")) for a in archs.split() if not a.endswith("-real")), default=0)
+            newest_ptx = max(
+                (int(a.partition("-")[0].rstrip("af")) for a in archs.split() if not a.endswith("-real")), default=0
+            )
             if f"{major}{minor}" not in built and newest_ptx > 10 * major + minor:
                 found.append(
-                    f"GPU {device} is sm_{major}{minor}, the kernels were built for {archs}: reinstall with DSC_CUDA_ARCHS={major}{minor}-real."
+                    f"GPU {device} is sm_{major}{minor}, the kernels were built for {archs}: "
+                    f"reinstall with DSC_CUDA_ARCHS={major}{minor}-real."
                 )
     return found
 
@@ -61,7 +67,8 @@ def main() -> int:
         print(f"cpu kernels  {native.isa}, OpenMP {'yes' if native.openmp else 'no'}")
         if hasattr(native, "cuda_archs"):
             version = native.cuda_version
-            print(f"cuda kernels built for {native.cuda_archs} with CUDA {version // 1000}.{version % 1000 // 10} (runtime linked in)")
+            cuda = f"{version // 1000}.{version % 1000 // 10}"
+            print(f"cuda kernels built for {native.cuda_archs} with CUDA {cuda} (runtime linked in)")
             print("cuda devices " + native.cuda_device_report().replace("\n", "\n             "))
         else:
             print("cuda kernels not built")

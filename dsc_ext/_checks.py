@@ -1,7 +1,7 @@
 """Argument checks shared by the ops: every message names the op, the argument, what came and what was expected.
 
-Checks look at types, shapes, dtypes and devices only, never at values: reading a value would synchronise a GPU and break
-CUDA graphs. The kernels themselves guard what depends on values (row indices out of range).
+Checks look at types, shapes, dtypes and devices only, never at values: reading a value would synchronise a GPU and
+break CUDA graphs. The kernels themselves guard what depends on values (row indices out of range).
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def queue(like: Tensor) -> int:
 
 
 def device_of(like: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Makes the tensor's CUDA device current, so that a launch goes where its pointers are; nothing to do on the CPU."""
+    """Makes the tensor's CUDA device current, so that a launch goes where its pointers are; a no-op on the CPU."""
     if like.is_cuda and like.device.index != torch.cuda.current_device():
         return torch.cuda.device(like.device)
     return _NO_GUARD

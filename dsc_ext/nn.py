@@ -15,7 +15,8 @@ class MemoryBank(nn.Module):
     Args:
         n_samples: N, the rows of the bank.
         dim: d, the length of a flattened latent row.
-        update: "index" (row i is sample i, whatever the order of batches) or "fifo" (slots are filled in order of arrival).
+        update: "index" (row i is sample i, whatever the order of batches) or "fifo" (slots are filled in order of
+            arrival).
         shuffled: whether batches arrive in shuffled order. A FIFO then puts sample i into another slot every epoch and
             permutes the columns of C, which destroys it; the combination is refused.
         dtype, device: of the buffer.
@@ -43,8 +44,8 @@ class MemoryBank(nn.Module):
             raise ValueError(f"MemoryBank: update must be 'index' or 'fifo', got {update!r}")
         if update == "fifo" and shuffled:
             raise ValueError(
-                "MemoryBank: update='fifo' needs a fixed order of batches, got shuffled=True: samples would change slots every "
-                "epoch and permute the columns of the coefficient matrix. Use update='index' or shuffled=False."
+                "MemoryBank: update='fifo' needs a fixed order of batches, got shuffled=True: samples would change slots "
+                "every epoch and permute the columns of the coefficient matrix. Use update='index' or shuffled=False."
             )
         self.update_policy = update
         self.register_buffer("features", torch.zeros(n_samples, dim, dtype=dtype, device=device))
@@ -67,7 +68,7 @@ class MemoryBank(nn.Module):
         bank_push_(self.features, self.cursor, Z, normalize=normalize)
 
     def update(self, rows: Tensor, Z: Tensor) -> None:
-        """Enters a batch by the bank's policy; under "fifo" ``rows`` must be the next slots, which an unshuffled order gives."""
+        """Enters a batch by the bank's policy. Under "fifo" an unshuffled order makes ``rows`` the next slots."""
         if self.update_policy == "index":
             self.scatter(rows, Z)
         else:
@@ -79,14 +80,14 @@ class MemoryBank(nn.Module):
 
 
 class SelfExpressiveCUDA(nn.Module):
-    """Drop-in for the usual ``SelfExpression(n)`` layer of DSC-Net scripts: Ẑ = C Z, on any device, full batch or mini-batch.
+    """Drop-in for the usual ``SelfExpression(n)`` layer of DSC-Net scripts: Ẑ = C Z, full batch or mini-batch.
 
     The parameter is called ``Coefficient`` and is (n, n), so the state_dict of an existing layer loads.
 
     Args:
         n_samples: N. C takes 4·N² bytes, and three times that with Adam's moments.
-        zero_diagonal: exclude each sample from its own combination. Off by default because the layer it replaces has a free
-            diagonal (sufficient with an ℓ2 penalty); turn it on for an ℓ1 penalty, which is trivial without.
+        zero_diagonal: exclude each sample from its own combination. Off by default because the layer it replaces has a
+            free diagonal (sufficient with an ℓ2 penalty); turn it on for an ℓ1 penalty, which is trivial without.
         init: initial value of every coefficient.
         sparse_grad: in mini-batch use, give ``Coefficient.grad`` as a sparse tensor of the batch's rows, for
             :class:`dsc_ext.optim.RowAdam`. Under ``torch.compile`` the gradient is dense.
@@ -129,8 +130,8 @@ class SelfExpressiveCUDA(nn.Module):
             z: (N, d) all latent rows; or (B, d) the live batch.
             rows: (B,) int64 sample indices of the batch.
             bank: (N, d) features or a :class:`MemoryBank` to express the batch in.
-            splice: let the live rows stand in for their own rows of the bank, so that gradient reaches the encoder through
-                them; ``False`` reads the bank alone.
+            splice: let the live rows stand in for their own rows of the bank, so that gradient reaches the encoder
+                through them; ``False`` reads the bank alone.
 
         Returns:
             (N, d) or (B, d).

@@ -1,7 +1,7 @@
 """RowAdam: the optimiser of the coefficient matrix.
 
-In a mini-batch only the batch's rows of C have a gradient. RowAdam steps exactly those, each by its own count, so that a row
-is updated as if it alone were optimised by Adam, however the batches fall.
+In a mini-batch only the batch's rows of C have a gradient. RowAdam steps exactly those, each by its own count, so that
+a row is updated as if it alone were optimised by Adam, however the batches fall.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class RowAdam(torch.optim.Optimizer):
     def _step_parameter(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
-            # "row_step" and not "step": Optimizer.load_state_dict would cast a tensor called "step" like the reference's.
+            # "row_step" and not "step": Optimizer.load_state_dict would cast a tensor called "step" like the
+            # reference's.
             state["row_step"] = torch.zeros(parameter.shape[0], dtype=torch.int64, device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)

@@ -66,11 +66,11 @@ def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
 
 
 def symmetrize_affinity(values: Tensor, row: Tensor, column: Tensor, n: int, reduce: str = "mean") -> Tensor:
-    """Dense (n, n) W = reduce(A, Aᵀ) with A[i, j] = Σ |value| over the entries at (i, j); negative columns are padding."""
+    """Dense (n, n) W = reduce(A, Aᵀ) with A[i, j] = Σ |value| over the entries at (i, j); negative columns are
+    padding.
+    """
     present = column >= 0
-    A = values.new_zeros(n, n).index_put(
-        (row[present], column[present]), values[present].abs(), accumulate=True
-    )
+    A = values.new_zeros(n, n).index_put((row[present], column[present]), values[present].abs(), accumulate=True)
     return (A + A.T) / 2 if reduce == "mean" else torch.maximum(A, A.T)
 
 
@@ -85,9 +85,7 @@ def _into_bank(old: Tensor, Z: Tensor, bank: Tensor, normalize: bool, momentum: 
     return mixed.to(bank.dtype)
 
 
-def bank_scatter_(
-    bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool = False, momentum: float = 0.0
-) -> None:
+def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool = False, momentum: float = 0.0) -> None:
     """bank[rows] = unit?(momentum · bank[rows] + (1 − momentum) · Z), the last duplicate winning."""
     keep = last_occurrence(rows)
     target = rows[keep]
@@ -118,7 +116,9 @@ def row_adam_(
     weight_decay: float,
     l1: float,
 ) -> None:
-    """Adam (Kingma & Ba 2015) on rows ``rows`` of C alone, each with its own step count; duplicate rows add their gradients."""
+    """Adam (Kingma & Ba 2015) on rows ``rows`` of C alone, each with its own step count; duplicate rows add their
+    gradients.
+    """
     if rows is None:
         target, total = torch.arange(C.shape[0], device=C.device), grad
     else:

@@ -1,5 +1,5 @@
-// 16-bit floating point storage, converted by bit operations so that the CPU, nvcc and the emulator share one definition.
-// Conversion to 16 bits rounds to nearest even and keeps infinities and NaN.
+// 16-bit floating point storage, converted by bit operations so that the CPU, nvcc and the emulator share one
+// definition. Conversion to 16 bits rounds to nearest even and keeps infinities and NaN.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,9 @@
 // How every kernel of this package is launched, and how it finds its dynamic shared memory.
 //
-// One helper instead of <<<>>> at each call site: it skips empty grids (a grid of 0 blocks is an error in CUDA, and means
-// "nothing to do" to us), and it is the seam where the SIMT emulator of tests/simt takes over, so that the same .cu file runs
-// on a machine without a GPU. Compiled with -DDSC_SIMT the emulator's header supplies threads, barriers and shuffles.
+// One helper instead of <<<>>> at each call site: it skips empty grids (a grid of 0 blocks is an error in CUDA, and
+// means "nothing to do" to us), and it is the seam where the SIMT emulator of tests/simt takes over, so that the same
+// .cu file runs on a machine without a GPU. Compiled with -DDSC_SIMT the emulator's header supplies threads, barriers
+// and shuffles.
 #pragma once
 
 #ifdef DSC_SIMT
@@ -24,15 +25,16 @@ inline constexpr unsigned kFullMask = 0xffffffffu;
 
 #define DSC_DYNAMIC_SHARED(T, name) T* name = reinterpret_cast<T*>(::simt::dynamic_shared())
 
-#define DSC_DEVICE_ASSERT(condition, message) \
-    do {                                      \
+#define DSC_DEVICE_ASSERT(condition, message)    \
+    do {                                         \
         if (!(condition)) ::simt::fail(message); \
     } while (false)
 
 template <class... Params, class... Args>
 Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Queue, Args... args) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return {};
-    ::simt::run(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, [=] { kernel(static_cast<Params>(args)...); });
+    ::simt::run(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
+                [=] { kernel(static_cast<Params>(args)...); });
     return {};
 }
 
@@ -42,8 +44,8 @@ Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_by
     extern __shared__ __align__(16) unsigned char name##_[]; \
     T* name = reinterpret_cast<T*>(name##_)
 
-// Values on the device cannot be checked on the host without waiting for them; a violation ends in a device-side assertion, as
-// it does in PyTorch, in release builds too.
+// Values on the device cannot be checked on the host without waiting for them; a violation ends in a device-side
+// assertion, as it does in PyTorch, in release builds too.
 #define DSC_DEVICE_ASSERT(condition, message) assert((condition) && message)
 
 template <class... Params, class... Args>
@@ -51,12 +53,12 @@ Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_by
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return {};
     // 48 KB is what a kernel gets unasked; above it the function must opt in.
     if (shared_bytes > 48 * 1024) {
-        const cudaError_t opted = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       static_cast<int>(shared_bytes));
+        const cudaError_t opted =
+            cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
         if (opted != cudaSuccess) return {opted, cudaGetErrorString(opted)};
     }
-    kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(queue)>>>(static_cast<Params>(args)...);
+    kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(queue)> > >(static_cast<Params>(args)...);
     const cudaError_t launched = cudaGetLastError();
     return {launched, launched == cudaSuccess ? "" : cudaGetErrorString(launched)};
 }

@@ -20,7 +20,8 @@ inline void cp_async_wait() {
 
 #else
 
-// Copies kBytes (4, 8 or 16; both addresses aligned to it) from global to shared memory without passing through registers.
+// Copies kBytes (4, 8 or 16; both addresses aligned to it) from global to shared memory without passing through
+// registers.
 template <int kBytes>
 __device__ __forceinline__ void cp_async(void* shared, const void* global) {
     static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);

@@ -25,17 +25,15 @@ struct Status {
 inline constexpr int32_t kUnsupportedDType = -1;
 inline constexpr int32_t kIndexOutOfRange = -2;
 
-inline Status unsupported_dtype() {
-    return {kUnsupportedDType, "no kernel for this dtype"};
-}
+inline Status unsupported_dtype() { return {kUnsupportedDType, "no kernel for this dtype"}; }
 
 // Declares a launcher once for every backend, with one signature.
-#define DSC_LAUNCHER(...)   \
-    namespace cpu {         \
-    __VA_ARGS__;            \
-    }                       \
-    namespace cuda {        \
-    __VA_ARGS__;            \
+#define DSC_LAUNCHER(...) \
+    namespace cpu {       \
+    __VA_ARGS__;          \
+    }                     \
+    namespace cuda {      \
+    __VA_ARGS__;          \
     }
 
 }  // namespace dsc

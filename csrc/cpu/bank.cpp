@@ -27,7 +27,9 @@ void enter_row(Bank* old, const Live* live, int64_t d, bool normalize, double mo
 }
 
 // Position b holds the last occurrence of its row.
-bool is_last(const int64_t* rows, int64_t b, int64_t B) { return std::find(rows + b + 1, rows + B, rows[b]) == rows + B; }
+bool is_last(const int64_t* rows, int64_t b, int64_t B) {
+    return std::find(rows + b + 1, rows + B, rows[b]) == rows + B;
+}
 
 bool strictly_increasing(const int64_t* rows, int64_t B) {
     return std::adjacent_find(rows, rows + B, [](int64_t a, int64_t b) { return a >= b; }) == rows + B;
@@ -35,8 +37,9 @@ bool strictly_increasing(const int64_t* rows, int64_t B) {
 
 }  // namespace
 
-Status bank_scatter_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, int64_t bank_stride, int64_t N, int64_t d,
-                     const int64_t* rows, const void* Z, int64_t Z_stride, int64_t B, bool normalize, double momentum) {
+Status bank_scatter_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, int64_t bank_stride, int64_t N,
+                     int64_t d, const int64_t* rows, const void* Z, int64_t Z_stride, int64_t B, bool normalize,
+                     double momentum) {
     for (int64_t b = 0; b < B; ++b) {
         if (rows[b] < 0 || rows[b] >= N) return {kIndexOutOfRange, "rows must lie in [0, N), the slots of the bank"};
     }
@@ -47,23 +50,23 @@ Status bank_scatter_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, i
 #pragma omp parallel for num_threads(static_cast<int>(queue)) schedule(static) if (queue > 1 && B * d > 16384)
         for (int64_t b = 0; b < B; ++b) {
             if (!distinct && !is_last(rows, b, B)) continue;
-            enter_row(static_cast<Bank*>(bank) + rows[b] * bank_stride, static_cast<const Live*>(Z) + b * Z_stride, d, normalize,
-                      momentum);
+            enter_row(static_cast<Bank*>(bank) + rows[b] * bank_stride, static_cast<const Live*>(Z) + b * Z_stride, d,
+                      normalize, momentum);
         }
         return Status{};
     });
 }
 
-Status bank_push_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, int64_t bank_stride, int64_t N, int64_t d, int64_t* cursor,
-                  const void* Z, int64_t Z_stride, int64_t B, bool normalize) {
+Status bank_push_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, int64_t bank_stride, int64_t N, int64_t d,
+                  int64_t* cursor, const void* Z, int64_t Z_stride, int64_t B, bool normalize) {
     const int64_t start = (*cursor % N + N) % N;
     const Status status = with_bank_types(bank_dtype, Z_dtype, [&](auto bank_zero, auto live_zero) {
         using Bank = decltype(bank_zero);
         using Live = decltype(live_zero);
 #pragma omp parallel for num_threads(static_cast<int>(queue)) schedule(static) if (queue > 1 && B * d > 16384)
         for (int64_t b = std::max<int64_t>(0, B - N); b < B; ++b) {
-            enter_row(static_cast<Bank*>(bank) + (start + b) % N * bank_stride, static_cast<const Live*>(Z) + b * Z_stride, d,
-                      normalize, 0.0);
+            enter_row(static_cast<Bank*>(bank) + (start + b) % N * bank_stride,
+                      static_cast<const Live*>(Z) + b * Z_stride, d, normalize, 0.0);
         }
         return Status{};
     });

@@ -1,8 +1,9 @@
 // The batch's rows of C times the spliced bank, as a blocked product that gathers while it packs.
 //
-// Rows of C are taken in groups. For each slice of 128 samples the group's part of C is copied side by side (this is where rows are
-// gathered and the diagonal is dropped) and each panel of the bank is copied with live rows in place; both copies are a few KB
-// and live in the cache. The order of summation depends on the shape alone, never on the number of threads.
+// Rows of C are taken in groups. For each slice of 128 samples the group's part of C is copied side by side (this is
+// where rows are gathered and the diagonal is dropped) and each panel of the bank is copied with live rows in place;
+// both copies are a few KB and live in the cache. The order of summation depends on the shape alone, never on the
+// number of threads.
 #include "self_expression.h"
 
 #include <algorithm>
@@ -45,7 +46,8 @@ void pack_coefficients(const Problem<T>& p, int64_t b0, int64_t count, int64_t p
     }
 }
 
-// Columns [c0, c0 + width) of samples [j0, j0 + k), each from the live batch if it is there, zero columns up to a whole tile.
+// Columns [c0, c0 + width) of samples [j0, j0 + k), each from the live batch if it is there, zero columns up to a whole
+// tile.
 template <class T>
 void pack_bank(const Problem<T>& p, int64_t j0, int64_t k, int64_t c0, int64_t width, int tile_columns, T* panel) {
     for (int64_t j = j0; j < j0 + k; ++j, panel += tile_columns) {
@@ -98,12 +100,13 @@ void run(const Problem<T>& p, int threads) {
 
 int64_t self_expression_splits(int64_t, int64_t, int64_t) { return 1; }
 
-Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset, const void* M,
-                       int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B, const void* Z, int64_t Z_stride,
-                       int32_t* slot, bool zero_diagonal, int64_t, void*, void* out) {
+Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
+                       const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
+                       const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, int64_t, void*, void* out) {
     for (int64_t b = 0; b < B; ++b) {
         const int64_t local = rows[b] - row_offset;
-        if (local < 0 || local >= n) return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
+        if (local < 0 || local >= n)
+            return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
     }
     if (slot) {
         std::fill_n(slot, N, -1);
@@ -111,8 +114,8 @@ Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride
     }
     const auto solve = [&](auto zero) {
         using T = decltype(zero);
-        run(Problem<T>{static_cast<const T*>(C), C_stride, row_offset, static_cast<const T*>(M), M_stride, N, d, rows, B,
-                       static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, static_cast<T*>(out)},
+        run(Problem<T>{static_cast<const T*>(C), C_stride, row_offset, static_cast<const T*>(M), M_stride, N, d, rows,
+                       B, static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, static_cast<T*>(out)},
             static_cast<int>(queue));
         return Status{};
     };

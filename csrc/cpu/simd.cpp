@@ -1,7 +1,8 @@
-// Compiled once per instruction set: DSC_ISA names it, DSC_VECTOR_BYTES and DSC_TILE_ROWS fit its registers (CMakeLists.txt).
+// Compiled once per instruction set: DSC_ISA names it, DSC_VECTOR_BYTES and DSC_TILE_ROWS fit its registers
+// (CMakeLists.txt).
 //
-// Includes nothing with inline functions of the standard library: the linker keeps one copy of those, and it must not be one
-// compiled for a processor wider than the one at hand.
+// Includes nothing with inline functions of the standard library: the linker keeps one copy of those, and it must not
+// be one compiled for a processor wider than the one at hand.
 #include "cpu/simd.h"
 
 #define DSC_JOIN_(a, b) a##b
@@ -19,7 +20,8 @@ struct Vector {
     static constexpr int kLanes = DSC_VECTOR_BYTES / sizeof(T);
 };
 
-// rows × 2 vectors of accumulators stay in registers; each step loads two vectors of B and broadcasts one number of A per row.
+// rows × 2 vectors of accumulators stay in registers; each step loads two vectors of B and broadcasts one number of A
+// per row.
 template <class T>
 void tile(const T* A, const T* B, int64_t k, T* acc) {
     using V = typename Vector<T>::type;

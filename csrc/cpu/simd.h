@@ -1,14 +1,16 @@
 // The inner loops that gain from wide vectors, compiled once per instruction set and chosen at run time.
 //
-// simd.cpp is built several times (baseline, AVX2, AVX-512), each time filling one table of functions; simd() returns the
-// widest table this processor can run. One binary therefore serves every machine, and no result depends on the build host.
+// simd.cpp is built several times (baseline, AVX2, AVX-512), each time filling one table of functions; simd() returns
+// the widest table this processor can run. One binary therefore serves every machine, and no result depends on the
+// build host.
 #pragma once
 
 #include <cstdint>
 
 namespace dsc::cpu {
 
-// Length of the slices in which a long sum over samples is taken: a slice of the bank panel and of C fit the L1 cache together.
+// Length of the slices in which a long sum over samples is taken: a slice of the bank panel and of C fit the L1 cache
+// together.
 inline constexpr int64_t kSlice = 128;
 inline constexpr int kMaxTileRows = 12;
 inline constexpr int kMaxTileColumns = 32;
@@ -17,14 +19,15 @@ inline constexpr int kMaxTileColumns = 32;
 template <class T>
 struct AdamStep {
     T one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay, l1;
-    T step_size;               // lr / (1 - beta1^t)
-    T second_moment_root;      // sqrt(1 - beta2^t)
+    T step_size;           // lr / (1 - beta1^t)
+    T second_moment_root;  // sqrt(1 - beta2^t)
 };
 
 template <class T>
 struct Simd {
     int tile_rows, tile_columns;
-    // acc (tile_rows, tile_columns) = A B over k <= kSlice terms: A is (tile_rows, kSlice), B is (kSlice, tile_columns).
+    // acc (tile_rows, tile_columns) = A B over k <= kSlice terms: A is (tile_rows, kSlice), B is (kSlice,
+    // tile_columns).
     void (*tile)(const T* A, const T* B, int64_t k, T* acc);
     void (*adam_row)(T* c, T* m, T* v, const T* grad, int64_t columns, const AdamStep<T>& step);
 };

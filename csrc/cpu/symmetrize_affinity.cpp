@@ -18,8 +18,8 @@ Status symmetrize_degree(Queue, int64_t n, const int64_t* crow, const int64_t* c
     return {};
 }
 
-Status symmetrize_file(Queue queue, int64_t n, const int64_t* crow, const int64_t* column, const int64_t* offset, int64_t* cursor,
-                       Filed* filed, int64_t* unique) {
+Status symmetrize_file(Queue queue, int64_t n, const int64_t* crow, const int64_t* column, const int64_t* offset,
+                       int64_t* cursor, Filed* filed, int64_t* unique) {
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t e = crow[i]; e < crow[i + 1]; ++e) {
             const int64_t j = column[e];
@@ -43,8 +43,8 @@ Status symmetrize_file(Queue queue, int64_t n, const int64_t* crow, const int64_
 namespace {
 
 template <class T>
-void merge_row(const T* values, const Filed* begin, const Filed* end, int64_t place, bool maximum, int64_t* out_column, T* out_values,
-               int64_t* position, int64_t* mirror, T* share) {
+void merge_row(const T* values, const Filed* begin, const Filed* end, int64_t place, bool maximum, int64_t* out_column,
+               T* out_values, int64_t* position, int64_t* mirror, T* share) {
     for (const Filed* run = begin; run != end; ++place) {
         const Filed* next = run;
         T own = 0, other = 0;
@@ -68,15 +68,15 @@ void merge_row(const T* values, const Filed* begin, const Filed* end, int64_t pl
 
 }  // namespace
 
-Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* offset, const Filed* filed,
-                        const int64_t* out_crow, bool maximum, int64_t* out_column, void* out_values, int64_t* position,
-                        int64_t* mirror, void* share) {
+Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* offset,
+                        const Filed* filed, const int64_t* out_crow, bool maximum, int64_t* out_column,
+                        void* out_values, int64_t* position, int64_t* mirror, void* share) {
     const auto solve = [&](auto zero) {
         using T = decltype(zero);
 #pragma omp parallel for num_threads(static_cast<int>(queue)) schedule(dynamic, 256) if (queue > 1)
         for (int64_t i = 0; i < n; ++i) {
-            merge_row(static_cast<const T*>(values), filed + offset[i], filed + offset[i + 1], out_crow[i], maximum, out_column,
-                      static_cast<T*>(out_values), position, mirror, static_cast<T*>(share));
+            merge_row(static_cast<const T*>(values), filed + offset[i], filed + offset[i + 1], out_crow[i], maximum,
+                      out_column, static_cast<T*>(out_values), position, mirror, static_cast<T*>(share));
         }
         return Status{};
     };

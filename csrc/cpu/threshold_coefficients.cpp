@@ -36,7 +36,8 @@ void threshold_row(const T* row, int64_t m, double rho, Candidate* candidates, T
     std::fill_n(out, m, T(0));
     const double target = rho * total;
     double before = 0.0;
-    // The kept set is usually a few dozen entries: select a chunk, order it, and go on only while the target is not passed.
+    // The kept set is usually a few dozen entries: select a chunk, order it, and go on only while the target is not
+    // passed.
     for (int64_t begin = 0, chunk = 64; begin < m; begin += chunk, chunk *= 4) {
         const int64_t end = std::min(begin + chunk, m);
         if (end < m) std::nth_element(candidates + begin, candidates + end, candidates + m);
@@ -68,8 +69,8 @@ int64_t threshold_coefficients_scratch(int64_t m, Queue queue) {
     return static_cast<int64_t>(sizeof(Candidate)) * m * queue;
 }
 
-Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t m, double rho,
-                              void* scratch, void* out) {
+Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t m,
+                              double rho, void* scratch, void* out) {
     const auto solve = [&](auto zero) {
         using T = decltype(zero);
         run(static_cast<const T*>(C), C_stride, n, m, rho, static_cast<Candidate*>(scratch), static_cast<T*>(out),

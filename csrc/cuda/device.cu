@@ -1,9 +1,9 @@
 // What CUDA devices this process sees, in words: for `python -m dsc_ext`.
-#include "device.h"
-
 #include <cuda_runtime.h>
 
 #include <string>
+
+#include "device.h"
 
 namespace dsc::cuda {
 

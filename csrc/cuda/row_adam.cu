@@ -1,10 +1,10 @@
 // Row-wise Adam: one pass over the rows of the batch, a block per piece of a row.
 //
-// Floor: 28 bytes an element in float32 (reads c, m, v, grad; writes c, m, v) over the memory bandwidth; arithmetic is hidden.
-// Deterministic: an element is written by one thread; gradients of duplicate rows are added in the order of the batch.
-#include "row_adam.h"
-
+// Floor: 28 bytes an element in float32 (reads c, m, v, grad; writes c, m, v) over the memory bandwidth; arithmetic is
+// hidden. Deterministic: an element is written by one thread; gradients of duplicate rows are added in the order of the
+// batch.
 #include "common/launch.cuh"
+#include "row_adam.h"
 
 namespace dsc::cuda {
 
@@ -26,9 +26,9 @@ __device__ bool occurs(const int64_t* rows, int64_t begin, int64_t end, int64_t 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) row_adam_kernel(T* C, T* exp_avg, T* exp_avg_sq, const int64_t* step, int64_t n, int64_t m,
-                                                            const int64_t* rows, const T* grad, int64_t grad_stride, int64_t B,
-                                                            Rates rates) {
+__global__ void __launch_bounds__(kThreads)
+    row_adam_kernel(T* C, T* exp_avg, T* exp_avg_sq, const int64_t* step, int64_t n, int64_t m, const int64_t* rows,
+                    const T* grad, int64_t grad_stride, int64_t B, Rates rates) {
     const int64_t b = blockIdx.x;
     const int64_t row = rows ? rows[b] : b;
     DSC_DEVICE_ASSERT(row >= 0 && row < n, "row_adam_: rows must lie in C");
@@ -67,17 +67,17 @@ __global__ void __launch_bounds__(kThreads) count_steps_kernel(int64_t* step, co
 
 }  // namespace
 
-Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg_sq, int64_t* step, int64_t n, int64_t m,
-                 const int64_t* rows, const void* grad, int64_t grad_stride, int64_t B, double lr, double beta1, double beta2,
-                 double eps, double weight_decay, double l1) {
+Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg_sq, int64_t* step, int64_t n,
+                 int64_t m, const int64_t* rows, const void* grad, int64_t grad_stride, int64_t B, double lr,
+                 double beta1, double beta2, double eps, double weight_decay, double l1) {
     const int64_t pieces = (m + kPiece - 1) / kPiece;
     const dim3 grid(blocks_for(B, 1), static_cast<unsigned>(pieces < kMaxPieces ? pieces : kMaxPieces));
     const Rates rates = {lr, beta1, beta2, eps, weight_decay, l1};
     const auto solve = [&](auto zero) -> Status {
         using T = decltype(zero);
-        if (Status s = launch(row_adam_kernel<T>, grid, dim3(kThreads), 0, queue, static_cast<T*>(C), static_cast<T*>(exp_avg),
-                              static_cast<T*>(exp_avg_sq), static_cast<const int64_t*>(step), n, m, rows, static_cast<const T*>(grad),
-                              grad_stride, B, rates);
+        if (Status s = launch(row_adam_kernel<T>, grid, dim3(kThreads), 0, queue, static_cast<T*>(C),
+                              static_cast<T*>(exp_avg), static_cast<T*>(exp_avg_sq), static_cast<const int64_t*>(step),
+                              n, m, rows, static_cast<const T*>(grad), grad_stride, B, rates);
             !s) {
             return s;
         }

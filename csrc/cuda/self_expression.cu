@@ -1,15 +1,15 @@
 // Ẑ = C[rows] M' as a tiled product that gathers rows of C and live rows of Z on the way into shared memory.
 //
-//            d                 A block owns a 64 × 64 tile of Ẑ and walks over the samples j of its split in steps of 16:
+//            d                 A block owns a 64 × 64 tile of Ẑ and walks over the samples j of its split in steps of
+//            16:
 //        ┌───────┐             A tile (64 rows of C) and B tile (16 rows of M or Z) are fetched by cp.async while the
 //      N │  M'   │             previous pair is multiplied, 4 × 4 products a thread.
 //   ┌──┐ └───────┘
 // B │C │ ┌───────┐             Floor: 2·B·N·d FLOP; bytes 4·(B·N·⌈d/64⌉ + N·d·⌈B/64⌉). FFMA-bound from d ≈ 32 up.
 //   └──┘ │  Ẑ    │             Deterministic: splits are summed in order by a second kernel, no atomics on values.
 //        └───────┘
-#include "self_expression.h"
-
 #include "common/ptx.cuh"
+#include "self_expression.h"
 
 namespace dsc::cuda {
 
@@ -78,7 +78,8 @@ __global__ void __launch_bounds__(kThreads) self_expression_kernel(Operands<T> p
     if (threadIdx.x < kTileRows) {
         const int64_t b = b0 + threadIdx.x;
         const int64_t row = b < p.B ? p.rows[b] : -1;
-        DSC_DEVICE_ASSERT(b >= p.B || (row >= p.row_offset && row - p.row_offset < p.n), "self_expression: rows must lie in C");
+        DSC_DEVICE_ASSERT(b >= p.B || (row >= p.row_offset && row - p.row_offset < p.n),
+                          "self_expression: rows must lie in C");
         row_of[threadIdx.x] = row;
     }
     __syncthreads();
@@ -128,7 +129,8 @@ __global__ void sum_splits_kernel(const T* partial, int64_t splits, int64_t size
 }
 
 __global__ void clear_slots_kernel(int32_t* slot, int64_t N) {
-    for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < N; j += int64_t(gridDim.x) * blockDim.x) slot[j] = -1;
+    for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < N; j += int64_t(gridDim.x) * blockDim.x)
+        slot[j] = -1;
 }
 
 // The last of duplicate rows wins: the largest b.
@@ -142,8 +144,11 @@ __global__ void claim_slots_kernel(const int64_t* rows, int64_t B, int32_t* slot
 template <class T>
 Status run(Operands<T> p, Queue queue, int32_t* slot, int64_t splits, T* out) {
     if (slot) {
-        if (Status s = launch(clear_slots_kernel, dim3(blocks_for(p.N, kThreads)), dim3(kThreads), 0, queue, slot, p.N); !s) return s;
-        if (Status s = launch(claim_slots_kernel, dim3(blocks_for(p.B, kThreads)), dim3(kThreads), 0, queue, p.rows, p.B, slot, p.N);
+        if (Status s = launch(clear_slots_kernel, dim3(blocks_for(p.N, kThreads)), dim3(kThreads), 0, queue, slot, p.N);
+            !s)
+            return s;
+        if (Status s = launch(claim_slots_kernel, dim3(blocks_for(p.B, kThreads)), dim3(kThreads), 0, queue, p.rows,
+                              p.B, slot, p.N);
             !s) {
             return s;
         }
@@ -154,8 +159,8 @@ Status run(Operands<T> p, Queue queue, int32_t* slot, int64_t splits, T* out) {
     if (Status s = launch(self_expression_kernel<T>, grid, dim3(kThreads), 0, queue, p); !s) return s;
     if (splits == 1) return {};
     const int64_t size = p.B * p.d;
-    return launch(sum_splits_kernel<T>, dim3(blocks_for(size, kThreads)), dim3(kThreads), 0, queue, static_cast<const T*>(p.partial),
-                  splits, size, out);
+    return launch(sum_splits_kernel<T>, dim3(blocks_for(size, kThreads)), dim3(kThreads), 0, queue,
+                  static_cast<const T*>(p.partial), splits, size, out);
 }
 
 }  // namespace
@@ -168,14 +173,16 @@ int64_t self_expression_splits(int64_t B, int64_t N, int64_t d) {
     return splits < 1 ? 1 : splits;
 }
 
-Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset, const void* M,
-                       int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B, const void* Z, int64_t Z_stride,
-                       int32_t* slot, bool zero_diagonal, int64_t splits, void* partial, void* out) {
+Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
+                       const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
+                       const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, int64_t splits,
+                       void* partial, void* out) {
     const auto solve = [&](auto zero) {
         using T = decltype(zero);
-        return run(Operands<T>{static_cast<const T*>(C), C_stride, n, row_offset, static_cast<const T*>(M), M_stride, N, d, rows, B,
-                               static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, 0, static_cast<T*>(partial)},
-                   queue, slot, splits, static_cast<T*>(out));
+        return run(
+            Operands<T>{static_cast<const T*>(C), C_stride, n, row_offset, static_cast<const T*>(M), M_stride, N, d,
+                        rows, B, static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, 0, static_cast<T*>(partial)},
+            queue, slot, splits, static_cast<T*>(out));
     };
     if (dtype == DType::f32) return solve(0.0f);
     if (dtype == DType::f64) return solve(0.0);

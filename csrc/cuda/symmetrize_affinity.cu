@@ -1,11 +1,11 @@
 // Every entry is filed in its row and mirrored in the row of its column; a warp sorts and merges each row.
 //
-// Entries arrive in a row in any order (their place is an atomic counter), but are then sorted by the unique key (column, tag), so
-// counts, order and sums are the same in every run; no atomics touch a value. Floor: 16 bytes an entry written and read twice, plus
-// the sort, which stays in L1/L2 for rows of usual length. nnz is small beside the dense C it came from.
-#include "symmetrize_affinity.h"
-
+// Entries arrive in a row in any order (their place is an atomic counter), but are then sorted by the unique key
+// (column, tag), so counts, order and sums are the same in every run; no atomics touch a value. Floor: 16 bytes an
+// entry written and read twice, plus the sort, which stays in L1/L2 for rows of usual length. nnz is small beside the
+// dense C it came from.
 #include "common/launch.cuh"
+#include "symmetrize_affinity.h"
 
 namespace dsc::cuda {
 
@@ -16,8 +16,8 @@ constexpr int kRowsPerBlock = kThreads / kWarp;
 
 __device__ int64_t row_of_warp() { return int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp; }
 
-__global__ void __launch_bounds__(kThreads) degree_kernel(int64_t n, const int64_t* crow, const int64_t* column,
-                                                          unsigned long long* degree) {
+__global__ void __launch_bounds__(kThreads)
+    degree_kernel(int64_t n, const int64_t* crow, const int64_t* column, unsigned long long* degree) {
     const int64_t i = row_of_warp();
     if (i >= n) return;
     for (int64_t e = crow[i] + threadIdx.x % kWarp; e < crow[i + 1]; e += kWarp) {
@@ -28,8 +28,9 @@ __global__ void __launch_bounds__(kThreads) degree_kernel(int64_t n, const int64
     }
 }
 
-__global__ void __launch_bounds__(kThreads) file_kernel(int64_t n, const int64_t* crow, const int64_t* column, const int64_t* offset,
-                                                        unsigned long long* cursor, Filed* filed) {
+__global__ void __launch_bounds__(kThreads)
+    file_kernel(int64_t n, const int64_t* crow, const int64_t* column, const int64_t* offset,
+                unsigned long long* cursor, Filed* filed) {
     const int64_t i = row_of_warp();
     if (i >= n) return;
     for (int64_t e = crow[i] + threadIdx.x % kWarp; e < crow[i + 1]; e += kWarp) {
@@ -40,10 +41,12 @@ __global__ void __launch_bounds__(kThreads) file_kernel(int64_t n, const int64_t
     }
 }
 
-__device__ bool before(const Filed& a, const Filed& b) { return a.column != b.column ? a.column < b.column : a.tag < b.tag; }
+__device__ bool before(const Filed& a, const Filed& b) {
+    return a.column != b.column ? a.column < b.column : a.tag < b.tag;
+}
 
-// Bitonic sort by one warp, in the form whose comparators all point the same way, so that a length which is not a power of two only
-// drops the comparators that reach past the end.
+// Bitonic sort by one warp, in the form whose comparators all point the same way, so that a length which is not a power
+// of two only drops the comparators that reach past the end.
 __device__ void sort_row(Filed* row, int64_t length) {
     const int lane = threadIdx.x % kWarp;
     for (int64_t size = 2; size < 2 * length; size *= 2) {
@@ -65,7 +68,8 @@ __device__ void sort_row(Filed* row, int64_t length) {
     }
 }
 
-__global__ void __launch_bounds__(kThreads) sort_kernel(int64_t n, const int64_t* offset, Filed* filed, int64_t* unique) {
+__global__ void __launch_bounds__(kThreads)
+    sort_kernel(int64_t n, const int64_t* offset, Filed* filed, int64_t* unique) {
     const int64_t i = row_of_warp();
     if (i >= n) return;
     const int lane = threadIdx.x % kWarp;
@@ -81,9 +85,9 @@ __global__ void __launch_bounds__(kThreads) sort_kernel(int64_t n, const int64_t
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) merge_kernel(int64_t n, const T* values, const int64_t* offset, const Filed* filed,
-                                                         const int64_t* out_crow, bool maximum, int64_t* out_column, T* out_values,
-                                                         int64_t* position, int64_t* mirror, T* share) {
+__global__ void __launch_bounds__(kThreads)
+    merge_kernel(int64_t n, const T* values, const int64_t* offset, const Filed* filed, const int64_t* out_crow,
+                 bool maximum, int64_t* out_column, T* out_values, int64_t* position, int64_t* mirror, T* share) {
     const int64_t i = row_of_warp();
     if (i >= n) return;
     const int lane = threadIdx.x % kWarp;
@@ -104,7 +108,11 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(int64_t n, const T* val
             }
             out_column[mine] = row[f].column;
             // NaN on either side stays NaN, as with torch.maximum.
-            out_values[mine] = !maximum ? (own + other) / T(2) : own != own ? own : other != other ? other : own > other ? own : other;
+            out_values[mine] = !maximum         ? (own + other) / T(2)
+                               : own != own     ? own
+                               : other != other ? other
+                               : own > other    ? own
+                                                : other;
             const T own_share = !maximum ? T(0.5) : own > other ? T(1) : own == other ? T(0.5) : T(0);
             for (int64_t at = f; at < end; ++at) {
                 const int64_t e = row[at].tag / 2;
@@ -125,24 +133,26 @@ dim3 grid_for(int64_t n) { return dim3(blocks_for(n, kRowsPerBlock)); }
 }  // namespace
 
 Status symmetrize_degree(Queue queue, int64_t n, const int64_t* crow, const int64_t* column, int64_t* degree) {
-    return launch(degree_kernel, grid_for(n), dim3(kThreads), 0, queue, n, crow, column, reinterpret_cast<unsigned long long*>(degree));
+    return launch(degree_kernel, grid_for(n), dim3(kThreads), 0, queue, n, crow, column,
+                  reinterpret_cast<unsigned long long*>(degree));
 }
 
-Status symmetrize_file(Queue queue, int64_t n, const int64_t* crow, const int64_t* column, const int64_t* offset, int64_t* cursor,
-                       Filed* filed, int64_t* unique) {
+Status symmetrize_file(Queue queue, int64_t n, const int64_t* crow, const int64_t* column, const int64_t* offset,
+                       int64_t* cursor, Filed* filed, int64_t* unique) {
     const Status written = launch(file_kernel, grid_for(n), dim3(kThreads), 0, queue, n, crow, column, offset,
                                   reinterpret_cast<unsigned long long*>(cursor), filed);
     if (!written) return written;
     return launch(sort_kernel, grid_for(n), dim3(kThreads), 0, queue, n, offset, filed, unique);
 }
 
-Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* offset, const Filed* filed,
-                        const int64_t* out_crow, bool maximum, int64_t* out_column, void* out_values, int64_t* position,
-                        int64_t* mirror, void* share) {
+Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* offset,
+                        const Filed* filed, const int64_t* out_crow, bool maximum, int64_t* out_column,
+                        void* out_values, int64_t* position, int64_t* mirror, void* share) {
     const auto solve = [&](auto zero) {
         using T = decltype(zero);
-        return launch(merge_kernel<T>, grid_for(n), dim3(kThreads), 0, queue, n, static_cast<const T*>(values), offset, filed, out_crow,
-                      maximum, out_column, static_cast<T*>(out_values), position, mirror, static_cast<T*>(share));
+        return launch(merge_kernel<T>, grid_for(n), dim3(kThreads), 0, queue, n, static_cast<const T*>(values), offset,
+                      filed, out_crow, maximum, out_column, static_cast<T*>(out_values), position, mirror,
+                      static_cast<T*>(share));
     };
     if (dtype == DType::f32) return solve(0.0f);
     if (dtype == DType::f64) return solve(0.0);

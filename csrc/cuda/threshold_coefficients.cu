@@ -1,13 +1,13 @@
 // thrC without sorting: a block a row bisects, over the bits of |c|, for the smallest magnitude that is still kept.
 //
-// With S(x) = Σ |c| over |c| > x, an entry of magnitude x is kept (the first of its ties) iff S(x) ≤ ρ‖row‖₁: what comes before
-// it in sorted order does not yet exceed the target. S falls as x grows, and the bits of a non-negative float grow with its value, so
-// 31 (63 in double) block sums find the threshold. Ties at it are kept from the lowest column up while the sum allows.
+// With S(x) = Σ |c| over |c| > x, an entry of magnitude x is kept (the first of its ties) iff S(x) ≤ ρ‖row‖₁: what
+// comes before it in sorted order does not yet exceed the target. S falls as x grows, and the bits of a non-negative
+// float grow with its value, so 31 (63 in double) block sums find the threshold. Ties at it are kept from the lowest
+// column up while the sum allows.
 //
 // Floor: one read and one write of C; the bisection re-reads the row from L1/L2 (32 KB at 8192 columns). Deterministic.
-#include "threshold_coefficients.h"
-
 #include "cuda/block.cuh"
+#include "threshold_coefficients.h"
 
 namespace dsc::cuda {
 
@@ -46,7 +46,8 @@ __device__ double sum_above(const T* row, int64_t m, typename Bits<T>::type bits
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) threshold_kernel(const T* C, int64_t C_stride, int64_t m, double rho, T* out) {
+__global__ void __launch_bounds__(kThreads)
+    threshold_kernel(const T* C, int64_t C_stride, int64_t m, double rho, T* out) {
     __shared__ int ties_in_warp[kThreads / kWarp];
     const T* row = C + blockIdx.x * C_stride;
     out += blockIdx.x * m;
@@ -57,7 +58,8 @@ __global__ void __launch_bounds__(kThreads) threshold_kernel(const T* C, int64_t
     }
     const double target = rho * total;
 
-    // The smallest bits with sum_above(bits) <= target, one bit at a time from the top: take the largest that still exceeds, plus one.
+    // The smallest bits with sum_above(bits) <= target, one bit at a time from the top: take the largest that still
+    // exceeds, plus one.
     typename Bits<T>::type exceeding = 0;
     const bool all_kept = sum_above(row, m, 0) <= target;
     for (int bit = Bits<T>::kMagnitude - 1; !all_kept && bit >= 0; --bit) {
@@ -94,12 +96,12 @@ __global__ void __launch_bounds__(kThreads) threshold_kernel(const T* C, int64_t
 
 int64_t threshold_coefficients_scratch(int64_t, Queue) { return 0; }
 
-Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t m, double rho, void*,
-                              void* out) {
+Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t m,
+                              double rho, void*, void* out) {
     const auto solve = [&](auto zero) {
         using T = decltype(zero);
-        return launch(threshold_kernel<T>, dim3(blocks_for(n, 1)), dim3(kThreads), 0, queue, static_cast<const T*>(C), C_stride, m, rho,
-                      static_cast<T*>(out));
+        return launch(threshold_kernel<T>, dim3(blocks_for(n, 1)), dim3(kThreads), 0, queue, static_cast<const T*>(C),
+                      C_stride, m, rho, static_cast<T*>(out));
     };
     if (dtype == DType::f32) return solve(0.0f);
     if (dtype == DType::f64) return solve(0.0);

@@ -1,11 +1,12 @@
 """How an op of this package becomes a torch op: one call states its schema, kernel, reference and fake.
 
 Layers of an op, outermost first: the public function (docstring, defaults) -> torch.ops.dsc.<name> -> [Autograd key: a
-torch.autograd.Function that re-enters below autograd] -> CPU and CUDA: checks, outputs and scratch from torch, launcher of
-``_C`` -> any other device: the reference. The fake runs the same checks, so that a wrong shape is refused while tracing too.
+torch.autograd.Function that re-enters below autograd] -> CPU and CUDA: checks, outputs and scratch from torch, launcher
+of ``_C`` -> any other device: the reference. The fake runs the same checks, so that a wrong shape is refused while
+tracing too.
 
-Each pass through the dispatcher into Python costs several microseconds, more than a small launch. Where nothing but plain
-tensors is about, ``plain`` says so, and the public function calls the Function or the kernel itself.
+Each pass through the dispatcher into Python costs several microseconds, more than a small launch. Where nothing but
+plain tensors is about, ``plain`` says so, and the public function calls the Function or the kernel itself.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def register(
 
 
 def plain(first: object, *others: object) -> bool:
-    """Whether the dispatcher would do nothing for these tensors that we would miss: no tracing, no mode, no transform, no autocast."""
+    """Whether the dispatcher would do nothing for these tensors that we would miss: no tracing, no mode, no transform,
+    no autocast.
+    """
     if torch.compiler.is_compiling():
         return False
     if (

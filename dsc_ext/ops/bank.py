@@ -1,7 +1,7 @@
 """bank_scatter_ and bank_push_: how latent rows enter the memory bank, by index or first-in-first-out.
 
-Both write in place, optionally mix with what is there (feature EMA), L2-normalise and cast to the bank's dtype, in one pass
-over the rows concerned. Neither reads a device value on the host, so both can be captured in a CUDA graph.
+Both write in place, optionally mix with what is there (feature EMA), L2-normalise and cast to the bank's dtype, in one
+pass over the rows concerned. Neither reads a device value on the host, so both can be captured in a CUDA graph.
 
 Source: BDSC (arXiv 2507.19917, §3.1, "FIFO or index replacement"); feature EMA as in CMC's NCEAverage.
 """
@@ -121,10 +121,11 @@ def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, *, normalize: bool = Fa
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by name.
-        IndexError: (CPU) a slot outside the bank; on CUDA a device-side assertion. The CPU then leaves the bank untouched.
+        IndexError: (CPU) a slot outside the bank; on CUDA a device-side assertion. The CPU then leaves the bank
+            untouched.
 
-    Cost: one pass over B·d numbers (two with ``normalize``). Mixed and normalised in float32 (float64 if either is float64).
-    Deterministic; capturable in a CUDA graph.
+    Cost: one pass over B·d numbers (two with ``normalize``). Mixed and normalised in float32 (float64 if either is
+    float64). Deterministic; capturable in a CUDA graph.
     """
     _scatter(bank, rows, Z.detach(), normalize, momentum)
     return bank
@@ -135,10 +136,10 @@ def bank_push_(bank: Tensor, cursor: Tensor, Z: Tensor, *, normalize: bool = Fal
 
     Args:
         bank: (N, d) float32, float64, float16 or bfloat16, rows contiguous; does not take part in autograd.
-        cursor: int64 tensor with one element on the bank's device: the next slot to write. It lives on the device, so that a
-            captured graph advances it on every replay.
-        Z: (B, d) new latent rows, any of the bank's dtypes; detached. Of a batch larger than the bank the last N rows stay,
-            in the slots they would have got had all been pushed.
+        cursor: int64 tensor with one element on the bank's device: the next slot to write. It lives on the device, so
+            that a captured graph advances it on every replay.
+        Z: (B, d) new latent rows, any of the bank's dtypes; detached. Of a batch larger than the bank the last N rows
+            stay, in the slots they would have got had all been pushed.
         normalize: scale each written row to unit L2 norm; a zero row stays zero.
 
     Returns:

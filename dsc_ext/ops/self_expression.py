@@ -1,12 +1,15 @@
-"""self_expression: Ẑ = C M', the layer at the heart of deep subspace clustering, for one batch of rows against the bank.
+"""self_expression: Ẑ = C M', the layer at the heart of deep subspace clustering, for one batch of rows against the
+bank.
 
     Ẑ_b = Σ_{j ≠ r_b} C[r_b, j] M'_j,     M' = the bank M with rows r replaced by the live batch Z
 
-Source: DSC-Net (Ji et al., NIPS 2017, §3) with all rows; BDSC (arXiv 2507.19917, §3.1) with a batch against a memory bank.
+Source: DSC-Net (Ji et al., NIPS 2017, §3) with all rows; BDSC (arXiv 2507.19917, §3.1) with a batch against a memory
+bank.
 
-What is a kernel and what is a library call, and why: the forward gathers rows of C, skips the diagonal and reads spliced rows
-where they lie, so nothing is copied; the gradients are single GEMMs whose corrections (diagonal, spliced columns) touch
-O(B² + B d) elements afterwards, which no kernel of ours would beat. With ``rows=None`` the forward is one GEMM as well.
+What is a kernel and what is a library call, and why: the forward gathers rows of C, skips the diagonal and reads
+spliced rows where they lie, so nothing is copied; the gradients are single GEMMs whose corrections (diagonal, spliced
+columns) touch O(B² + B d) elements afterwards, which no kernel of ours would beat. With ``rows=None`` the forward is
+one GEMM as well.
 """
 
 from __future__ import annotations
@@ -154,7 +157,9 @@ class _SelfExpression(torch.autograd.Function):
 
 
 def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagonal: bool) -> Tensor:
-    """(B, N): row b is ∂L/∂C[r_b, :] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the diagonal."""
+    """(B, N): row b is ∂L/∂C[r_b, :] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the
+    diagonal.
+    """
     values = G @ M.T
     if Z is not None:
         keep = reference.last_occurrence(rows)
@@ -167,7 +172,9 @@ def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagon
 
 
 def _grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offset: int) -> Tensor:
-    """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the B×B block of C inside the batch; zero for overwritten duplicates."""
+    """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the B×B block of C inside the batch; zero for overwritten
+    duplicates.
+    """
     block = C[(rows - row_offset)[:, None], rows[None, :]]
     if zero_diagonal:
         block.masked_fill_(rows[:, None] == rows[None, :], 0.0)
@@ -196,16 +203,16 @@ def self_expression(
     r"""Each row as a linear combination of the others: :math:`\hat Z_b = \sum_{j \ne r_b} C[r_b, j]\, M'_j`.
 
     Args:
-        C: (N, N) coefficient matrix, float32 or float64; or its rows ``row_offset .. row_offset + n`` as (n, N); or (n, m)
-            against m landmarks with ``zero_diagonal=False``. Row i holds the coefficients of sample i.
+        C: (N, N) coefficient matrix, float32 or float64; or its rows ``row_offset .. row_offset + n`` as (n, N); or (n,
+            m) against m landmarks with ``zero_diagonal=False``. Row i holds the coefficients of sample i.
         M: (N, d) memory bank, same dtype. Row-strided views are read in place.
         rows: (B,) int64 global sample indices of the batch. ``None``: every row of C, the classic full-batch layer.
-        Z: (B, d) live latent rows. They replace rows ``rows`` of M for this product (the last duplicate wins) and receive
-            gradient; ``None`` leaves the bank as it is.
+        Z: (B, d) live latent rows. They replace rows ``rows`` of M for this product (the last duplicate wins) and
+            receive gradient; ``None`` leaves the bank as it is.
         zero_diagonal: exclude each sample from its own combination.
         row_offset: global index of C's first row, when C is a shard.
-        sparse_grad: give ``C.grad`` as a sparse COO tensor holding the batch's rows alone (B·N instead of N² numbers), for
-            :class:`dsc_ext.optim.RowAdam`. Not under ``torch.compile``.
+        sparse_grad: give ``C.grad`` as a sparse COO tensor holding the batch's rows alone (B·N instead of N² numbers),
+            for :class:`dsc_ext.optim.RowAdam`. Not under ``torch.compile``.
 
     Returns:
         Ẑ, (B, d) or (n, d), contiguous.
@@ -214,8 +221,9 @@ def self_expression(
         TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by name.
         IndexError: (CPU) a row outside C or the bank. On CUDA such a row trips a device-side assertion, as in PyTorch.
 
-    Cost: 2·B·N·d FLOP, reads B·N + N·d numbers; with ``rows`` nothing of C or M is copied in the forward. Backward: one GEMM
-    of the same size for C, B²·d for Z. Twice differentiable (through the reference, which copies the batch's rows).
+    Cost: 2·B·N·d FLOP, reads B·N + N·d numbers; with ``rows`` nothing of C or M is copied in the forward. Backward: one
+    GEMM of the same size for C, B²·d for Z. Twice differentiable (through the reference, which copies the batch's
+    rows).
     Deterministic: fixed summation order. Under autocast everything is computed in float32.
 
     Source: Ji et al., *Deep Subspace Clustering Networks*, NIPS 2017, §3; BDSC, arXiv 2507.19917, §3.1.

@@ -2,7 +2,8 @@
 
     A_ij = Σ |c| over the entries at (i, j),      W_ij = (A_ij + A_ji)/2   or   max(A_ij, A_ji)
 
-Source: |C| + |C|ᵀ is the affinity of sparse subspace clustering (Elhamifar & Vidal, TPAMI 2013) and of every method here.
+Source: |C| + |C|ᵀ is the affinity of sparse subspace clustering (Elhamifar & Vidal, TPAMI 2013) and of every method
+here.
 
 Shape of the computation: every entry is filed twice, in its own row and mirrored in the row of its column; each row is
 sorted by (column, entry) and its runs of equal columns are merged in that order. The order is total, so the sums are
@@ -138,7 +139,9 @@ _op = register(
 
 
 def _entries(values: Tensor, indices: Tensor | None, threshold: float) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Any accepted form as (values, crow, column, n): rows of entries, unsorted, possibly repeated, negative = padding."""
+    """Any accepted form as (values, crow, column, n): rows of entries, unsorted, possibly repeated, negative =
+    padding.
+    """
     if not isinstance(values, Tensor):
         _checks.fail(_NAME, f"values must be a tensor, got {_checks.describe(values)}", TypeError)
     if indices is not None:
@@ -153,7 +156,9 @@ def _entries(values: Tensor, indices: Tensor | None, threshold: float) -> tuple[
         column = indices if threshold <= 0 else indices.masked_fill(values.abs() <= threshold, -1)
         return values.reshape(-1), crow, column.reshape(-1), n
     if values.dim() != 2 or values.shape[0] != values.shape[1]:
-        _checks.fail(_NAME, f"values without indices must be an (N, N) matrix, dense or CSR, got {_checks.describe(values)}")
+        _checks.fail(
+            _NAME, f"values without indices must be an (N, N) matrix, dense or CSR, got {_checks.describe(values)}"
+        )
     n = values.shape[0]
     if values.layout is torch.sparse_csr:
         crow, column, data = values.crow_indices().long(), values.col_indices().long(), values.values()
@@ -175,13 +180,14 @@ def symmetrize_affinity(
     Args:
         values: (N, N) dense; or (N, N) ``torch.sparse_csr`` (rows need not be sorted); or (N, k) with ``indices``.
             float32 or float64.
-        indices: (N, k) int64 columns of ``values``; a negative one marks padding. Repeated columns are added up (of |c|).
+        indices: (N, k) int64 columns of ``values``; a negative one marks padding. Repeated columns are added up (of
+            |c|).
         reduce: "mean" for (|C| + |C|ᵀ)/2, "max" for the larger side.
         threshold: entries with |c| ≤ threshold are dropped beforehand.
 
     Returns:
-        (N, N) ``torch.sparse_csr`` with sorted, unique columns, exactly symmetric; differentiable with respect to ``values``
-        (for "max" the larger side takes the gradient, ties share it, as ``torch.maximum`` does).
+        (N, N) ``torch.sparse_csr`` with sorted, unique columns, exactly symmetric; differentiable with respect to
+        ``values`` (for "max" the larger side takes the gradient, ties share it, as ``torch.maximum`` does).
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by name.

@@ -1,7 +1,7 @@
 """threshold_coefficients: thrC of DSC-Net, each row cut down to its few largest coefficients.
 
-Source: Ji et al., NIPS 2017, released post-processing (``thrC``). The release thresholds columns although its C is used as
-C Z with samples as rows; here a row is a sample and rows are thresholded. Pass ``C.T`` for the release's reading.
+Source: Ji et al., NIPS 2017, released post-processing (``thrC``). The release thresholds columns although its C is used
+as C Z with samples as rows; here a row is a sample and rows are thresholded. Pass ``C.T`` for the release's reading.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ class _Threshold(torch.autograd.Function):
         return G.clone() if kept is None else G * kept, None
 
 
-_op = register(
-    "threshold_coefficients(Tensor C, float rho) -> Tensor", kernel=_kernel, fake=_fake, autograd=_Threshold
-)
+_op = register("threshold_coefficients(Tensor C, float rho) -> Tensor", kernel=_kernel, fake=_fake, autograd=_Threshold)
 
 
 def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
-    """Per row, keeps the smallest set of largest |c| whose sum exceeds ``rho`` times the row's ℓ1 norm; zeroes the rest.
+    """Per row, keeps the smallest set of largest |c| whose sum exceeds ``rho`` times the row's ℓ1 norm; zeroes the
+    rest.
 
-    The entry that carries the sum over the threshold is kept. Ties go to the lowest column. ``rho >= 1`` keeps everything,
-    a zero row stays zero, and a row whose ℓ1 norm is not finite is returned as it came, so that NaN stays visible.
+    The entry that carries the sum over the threshold is kept. Ties go to the lowest column. ``rho >= 1`` keeps
+    everything, a zero row stays zero, and a row whose ℓ1 norm is not finite is returned as it came, so that NaN stays
+    visible.
 
     Args:
         C: (n, m) coefficients, float32 or float64, signs kept.

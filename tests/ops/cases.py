@@ -1,8 +1,8 @@
 """The one case table: which inputs each op is tried on, by every backend.
 
-A case is an op, a label and a function that makes the arguments of ``torch.ops.dsc.<op>`` from a generator, a dtype and a
-device. ``EXPECTED`` computes what the op should give from the same arguments, by dsc_ext.reference. In-place ops are compared by
-what they leave in the arguments they mutate.
+A case is an op, a label and a function that makes the arguments of ``torch.ops.dsc.<op>`` from a generator, a dtype and
+a device. ``EXPECTED`` computes what the op should give from the same arguments, by dsc_ext.reference. In-place ops are
+compared by what they leave in the arguments they mutate.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ Arguments = tuple[Any, ...]
 class Case:
     op: str
     label: str
-    make: Callable[["Make"], Arguments]
+    make: Callable[[Make], Arguments]
     differentiable: tuple[int, ...] = ()  # positions of arguments that take a gradient
 
     def __str__(self) -> str:
         return f"{self.op}-{self.label}"
 
-    def arguments(self, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", seed: int = 0) -> Arguments:
+    def arguments(
+        self, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", seed: int = 0
+    ) -> Arguments:
         return self.make(Make(torch.Generator().manual_seed(seed), dtype, torch.device(device)))
 
 
@@ -62,7 +64,9 @@ class Make:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
-def _self_expression(B: int, N: int, d: int, *, splice: bool = True, zero_diagonal: bool = True) -> Callable[[Make], Arguments]:
+def _self_expression(
+    B: int, N: int, d: int, *, splice: bool = True, zero_diagonal: bool = True
+) -> Callable[[Make], Arguments]:
     def make(m: Make) -> Arguments:
         rows = m.distinct(B, N)
         return m.normal(N, N), m.normal(N, d), rows, m.normal(B, d) if splice else None, zero_diagonal, 0, False
@@ -125,15 +129,24 @@ def _scatter(
     return make
 
 
-def _push(B: int, *, to: torch.dtype | None = None, normalize: bool = False, start: int = 4) -> Callable[[Make], Arguments]:
+def _push(
+    B: int, *, to: torch.dtype | None = None, normalize: bool = False, start: int = 4
+) -> Callable[[Make], Arguments]:
     return lambda m: (m.normal(6, 5, dtype=to), m.tensor([start]), m.normal(B, 5), normalize)
 
 
-def _adam(B: int | None, m_columns: int = 300, *, weight_decay: float = 0.0, l1: float = 0.0) -> Callable[[Make], Arguments]:
+def _adam(
+    B: int | None, m_columns: int = 300, *, weight_decay: float = 0.0, l1: float = 0.0
+) -> Callable[[Make], Arguments]:
     def make(m: Make) -> Arguments:
         n = 7
         rows = None if B is None else m.distinct(B, n)
-        state = (m.normal(n, m_columns), m.normal(n, m_columns), m.positive(n, m_columns), m.tensor([0, 3, 1, 0, 9, 2, 5]))
+        state = (
+            m.normal(n, m_columns),
+            m.normal(n, m_columns),
+            m.positive(n, m_columns),
+            m.tensor([0, 3, 1, 0, 9, 2, 5]),
+        )
         return *state, rows, m.normal(n if B is None else B, m_columns), 1e-2, 0.9, 0.999, 1e-8, weight_decay, l1
 
     return make

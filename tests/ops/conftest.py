@@ -1,4 +1,6 @@
-"""The backends of an op: compiled for the CPU, the CUDA kernels emulated in three thread orders, a GPU, plain PyTorch."""
+"""The backends of an op: compiled for the CPU, the CUDA kernels emulated in three thread orders, a GPU, plain
+PyTorch.
+"""
 
 from __future__ import annotations
 

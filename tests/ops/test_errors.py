@@ -1,4 +1,6 @@
-"""Bad input is refused by an error that names the op, the argument, what came and what was expected; nothing is changed."""
+"""Bad input is refused by an error that names the op, the argument, what came and what was expected; nothing is
+changed.
+"""
 
 from __future__ import annotations
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops import cases
-from ops.cases import CASES, Case
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from dsc_ext import _native
+from ops import cases
+from ops.cases import CASES, Case
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
@@ -56,7 +56,9 @@ def test_reads_any_layout(case: Case, layout: object, backend: torch.device) -> 
     arguments = case.arguments(torch.float32, backend)
     wanted = cases.expected(case, cases.clone(arguments))
     mutated = cases.MUTATED.get(case.op, ())
-    keeps = case.op == "row_adam_" or layout is transposed  # what is written in place has to be adjacent, and says so below
+    keeps = (
+        case.op == "row_adam_" or layout is transposed
+    )  # what is written in place has to be adjacent, and says so below
     laid_out = tuple(a if i in mutated and keeps else layout(a) for i, a in enumerate(arguments))  # type: ignore[operator]
     assert_same(case, cases.call(case, laid_out), wanted)
 
@@ -86,7 +88,9 @@ def test_same_bits_with_any_number_of_threads(case: Case) -> None:
         assert all(torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0)) for other in others)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.label != "not-finite"], ids=str)  # opcheck holds NaN unequal to NaN
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.label != "not-finite"], ids=str
+)  # opcheck holds NaN unequal to NaN
 def test_opcheck(case: Case) -> None:
     arguments = case.arguments()
     for requires_grad in (False, True):
@@ -120,7 +124,11 @@ def test_only_wanted_gradients_are_computed(case: Case) -> None:
         assert arguments[wanted].grad is not None
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.label in {"splice", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c.label in {"splice", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}],
+    ids=str,
+)
 def test_compiles_into_one_graph(case: Case) -> None:
     torch._dynamo.reset()
     arguments = case.arguments()

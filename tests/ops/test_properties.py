@@ -1,4 +1,6 @@
-"""What must hold of each op whatever the numbers: properties over many shapes, and the public functions' own options."""
+"""What must hold of each op whatever the numbers: properties over many shapes, and the public functions' own
+options.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,14 @@ few = settings(max_examples=40, deadline=None)
 
 @few
 @given(N=sizes, B=sizes, d=sizes, seed=seeds, zero_diagonal=st.booleans(), splice=st.booleans())
-def test_self_expression_is_the_reference_for_any_shape(N: int, B: int, d: int, seed: int, zero_diagonal: bool, splice: bool) -> None:
+def test_self_expression_is_the_reference_for_any_shape(
+    N: int, B: int, d: int, seed: int, zero_diagonal: bool, splice: bool
+) -> None:
     random = torch.Generator().manual_seed(seed)
-    C, M = torch.randn(N, N, generator=random, dtype=torch.float64), torch.randn(N, d, generator=random, dtype=torch.float64)
+    C, M = (
+        torch.randn(N, N, generator=random, dtype=torch.float64),
+        torch.randn(N, d, generator=random, dtype=torch.float64),
+    )
     rows = torch.randint(N, (B,), generator=random)
     Z = torch.randn(B, d, generator=random, dtype=torch.float64) if splice else None
     found = dsc_ext.self_expression(C, M, rows, Z, zero_diagonal=zero_diagonal)
@@ -43,7 +50,9 @@ def test_the_whole_batch_is_the_full_layer(N: int, d: int, seed: int, zero_diago
     batch = dsc_ext.self_expression(C, stale, order, Z[order], zero_diagonal=zero_diagonal)
     torch.testing.assert_close(batch, full[order])
     for mine, theirs in zip(
-        torch.autograd.grad((batch * weight[order]).sum(), (C, Z)), torch.autograd.grad((full * weight).sum(), (C, Z)), strict=True
+        torch.autograd.grad((batch * weight[order]).sum(), (C, Z)),
+        torch.autograd.grad((full * weight).sum(), (C, Z)),
+        strict=True,
     ):
         torch.testing.assert_close(mine, theirs)
 
@@ -68,15 +77,20 @@ def test_self_expression_under_interception(mode: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             found = dsc_ext.self_expression(C, M.bfloat16(), rows, Z.bfloat16())
         assert found.dtype == torch.float32  # self-expression is ill-conditioned: it is computed in float32
-        torch.testing.assert_close(found, reference.self_expression(C, M.bfloat16().float(), rows, Z.bfloat16().float()))
+        torch.testing.assert_close(
+            found, reference.self_expression(C, M.bfloat16().float(), rows, Z.bfloat16().float())
+        )
     elif mode == "func.grad":
         with pytest.raises(RuntimeError, match="setup_context|functorch"):
             torch.func.grad(lambda z: dsc_ext.self_expression(C, M, rows, z).sum())(Z)
     else:
+
         class Marked(torch.Tensor):
             pass
 
-        torch.testing.assert_close(dsc_ext.self_expression(C.as_subclass(Marked), M, rows, Z).as_subclass(torch.Tensor), wanted)
+        torch.testing.assert_close(
+            dsc_ext.self_expression(C.as_subclass(Marked), M, rows, Z).as_subclass(torch.Tensor), wanted
+        )
 
 
 @few
@@ -86,7 +100,10 @@ def test_threshold_keeps_the_smallest_set_that_exceeds_the_share(n: int, m: int,
     kept = dsc_ext.threshold_coefficients(C, rho)
     assert torch.equal(kept[kept != 0], C[kept != 0])
     for row, out in zip(C.abs(), kept.abs(), strict=True):
-        smallest_kept, largest_dropped = out[out > 0].min(), row[out == 0].max() if (out == 0).any() else row.new_zeros(())
+        smallest_kept, largest_dropped = (
+            out[out > 0].min(),
+            row[out == 0].max() if (out == 0).any() else row.new_zeros(()),
+        )
         assert smallest_kept >= largest_dropped
         if rho < 1:
             slack = 1e-12 * row.sum()
@@ -122,12 +139,16 @@ def test_affinity_is_symmetric_sorted_and_the_same_from_every_form(n: int, k: in
     values = torch.randn(indices.shape, generator=random, dtype=torch.float64)
     dense = torch.zeros(n, n, dtype=torch.float64).scatter_(1, indices, values)
     W = dsc_ext.symmetrize_affinity(values, indices, reduce=reduce)
-    torch.sparse_csr_tensor(W.crow_indices(), W.col_indices(), W.values(), (n, n), check_invariants=True)  # sorted, unique
+    torch.sparse_csr_tensor(
+        W.crow_indices(), W.col_indices(), W.values(), (n, n), check_invariants=True
+    )  # sorted, unique
     assert torch.equal(W.to_dense(), W.to_dense().T)
     pair = torch.stack([dense.abs(), dense.abs().T])
     torch.testing.assert_close(W.to_dense(), pair.mean(0) if reduce == "mean" else pair.amax(0))
     torch.testing.assert_close(dsc_ext.symmetrize_affinity(dense, reduce=reduce).to_dense(), W.to_dense())
-    torch.testing.assert_close(dsc_ext.symmetrize_affinity(dense.to_sparse_csr(), reduce=reduce).to_dense(), W.to_dense())
+    torch.testing.assert_close(
+        dsc_ext.symmetrize_affinity(dense.to_sparse_csr(), reduce=reduce).to_dense(), W.to_dense()
+    )
 
 
 def test_affinity_threshold_drops_small_entries_from_every_form() -> None:
@@ -200,9 +221,12 @@ def test_offsets_beyond_two_to_the_31(far_apart: torch.Tensor) -> None:
     near = far_apart.clone()
     M, rows = torch.randn(9, 3), torch.tensor([1, 0, 1])
     torch.testing.assert_close(
-        dsc_ext.self_expression(far_apart, M, rows, zero_diagonal=False), reference.self_expression(near, M, rows, None, False)
+        dsc_ext.self_expression(far_apart, M, rows, zero_diagonal=False),
+        reference.self_expression(near, M, rows, None, False),
     )
-    torch.testing.assert_close(dsc_ext.threshold_coefficients(far_apart, 0.4), reference.threshold_coefficients(near, 0.4))
+    torch.testing.assert_close(
+        dsc_ext.threshold_coefficients(far_apart, 0.4), reference.threshold_coefficients(near, 0.4)
+    )
     Z = torch.randn(1, 9)
     dsc_ext.bank_scatter_(far_apart, torch.tensor([1]), Z)
     assert torch.equal(far_apart, torch.stack([near[0], Z[0]]))

@@ -14,7 +14,10 @@ import dsc_ext
 def test_on_dense_gradients_it_is_torch_adam() -> None:
     mine = torch.nn.Parameter(torch.randn(7, 30))
     theirs = torch.nn.Parameter(mine.detach().clone())
-    row, whole = dsc_ext.RowAdam([mine], lr=3e-3, weight_decay=0.2), torch.optim.Adam([theirs], lr=3e-3, weight_decay=0.2)
+    row, whole = (
+        dsc_ext.RowAdam([mine], lr=3e-3, weight_decay=0.2),
+        torch.optim.Adam([theirs], lr=3e-3, weight_decay=0.2),
+    )
     for _ in range(20):
         mine.grad = torch.randn(7, 30)
         theirs.grad = mine.grad.clone()

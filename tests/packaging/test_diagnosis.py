@@ -1,0 +1,63 @@
+"""`python -m dsc_ext` and what the package does when its extension cannot be loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import dsc_ext
+from dsc_ext import __main__ as diagnosis
+from dsc_ext import _native
+
+WITHOUT_EXTENSION = """
+import importlib, sys, warnings
+real = importlib.import_module
+def refuse(name, *rest):
+    if name == "dsc_ext._C":
+        raise ImportError("libfoo.so.1: cannot open shared object file")
+    return real(name, *rest)
+importlib.import_module = refuse
+import torch, dsc_ext
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        found = dsc_ext.self_expression(torch.ones(3, 3), torch.eye(3), torch.tensor([1]))
+assert found.tolist() == [[1.0, 0.0, 1.0]], found
+(warning,) = [w for w in caught if w.category is RuntimeWarning]
+assert "libfoo.so.1" in str(warning.message) and "python -m dsc_ext" in str(warning.message)
+from dsc_ext.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_every_op_is_listed_with_where_it_runs() -> None:
+    done = subprocess.run([sys.executable, "-m", "dsc_ext"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for op in torch._C._dispatch_get_all_op_names():
+        if op.startswith("dsc::"):
+            assert op.removeprefix("dsc::") in diagnosis.OPS
+    assert all(op in done.stdout for op in diagnosis.OPS)
+
+
+def test_a_broken_extension_is_diagnosed_and_the_reference_serves() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTENSION], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr  # the diagnosis reports failure
+    assert "not loaded" in done.stdout and "libfoo.so.1" in done.stdout
+
+
+def test_cuda_kernels_import_without_a_driver() -> None:
+    native = _native.load()
+    if not hasattr(native, "cuda"):
+        pytest.skip("this is a CPU build: no nvcc was found when it was installed")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert "none: " in native.cuda_device_report()
+    with pytest.raises(RuntimeError, match=r"row_adam_: .*\(CUDA error \d+; `python -m dsc_ext` diagnoses\)"):
+        native.cuda.row_adam_(0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0.1, 0.9, 0.999, 1e-8, 0.0, 0.0)
+
+
+def test_version_is_the_distributions() -> None:
+    assert dsc_ext.__version__ != "0+unknown"
