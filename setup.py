@@ -1,10 +1,10 @@
 """Builds dsc_ext/_C by CMake + Ninja; everything else is in pyproject.toml. Never imports torch.
 
-DSC_CUDA        auto (default): CUDA kernels if nvcc is found, else a CPU build with a warning; 1: fail without nvcc; 0:
-CPU only DSC_CUDA_ARCHS  CMake's list, for example "90a" or "80-real;90a-real;90-virtual". Default: the GPUs of this
-machine, else
-                sm_80, 86, 89, 90a and PTX of the newest
-MAX_JOBS        parallel compilations. Default: one per core, and no more than memory allows (2 GB each)
+DSC_CUDA        auto (default): CUDA kernels if nvcc is found, else a CPU build with a warning;
+                1: fail without nvcc; 0: CPU only
+DSC_CUDA_ARCHS  CMake's list, for example "90a" or "80-real;90a-real;90-virtual".
+                Default: the GPUs of this machine, else sm_80, 86, 89, 90a and PTX of the newest
+MAX_JOBS        parallel compilations. Default: one per core, no more than memory allows (2 GB each)
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class CMakeBuild(build_ext):
         nvcc, searched = (None, []) if wanted == "0" else find_nvcc()
         if nvcc is None and wanted != "0":
             message = (
-                f"no CUDA compiler found (looked for nvcc at: {', '.join(searched)}). Set CUDACXX or CUDA_HOME to build the CUDA "
-                "kernels, or DSC_CUDA=0 to silence this."
+                f"no CUDA compiler found (looked for nvcc at: {', '.join(searched)}). Set CUDACXX or CUDA_HOME to build "
+                "the CUDA kernels, or DSC_CUDA=0 to silence this."
             )
             if wanted == "1":
                 raise SystemExit(f"DSC_CUDA=1, but {message}")

@@ -80,9 +80,18 @@ class RowAdam(torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         rows, values = (grad._indices()[0], grad._values()) if grad.is_sparse else (None, grad)
         row_adam_(
-            parameter, state["exp_avg"], state["exp_avg_sq"], state["row_step"], rows, values,
-            lr=float(group["lr"]), betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"], l1=group["l1"],
-        )  # fmt: skip
+            parameter,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state["row_step"],
+            rows,
+            values,
+            lr=float(group["lr"]),
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            l1=group["l1"],
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch.optim, with the row counts kept int64 (torch casts floating parameters' state to their dtype)."""

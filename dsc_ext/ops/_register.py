@@ -48,9 +48,7 @@ def register(
 
 
 def plain(first: object, *others: object) -> bool:
-    """Whether the dispatcher would do nothing for these tensors that we would miss: no tracing, no mode, no transform,
-    no autocast.
-    """
+    """Whether the dispatcher would do nothing we would miss: no tracing, no mode, no transform, no autocast."""
     if torch.compiler.is_compiling():
         return False
     if (

@@ -1,10 +1,8 @@
-"""self_expression: Ẑ = C M', the layer at the heart of deep subspace clustering, for one batch of rows against the
-bank.
+"""self_expression: Ẑ = C M', the layer at the heart of deep subspace clustering, for a batch against the bank.
 
     Ẑ_b = Σ_{j ≠ r_b} C[r_b, j] M'_j,     M' = the bank M with rows r replaced by the live batch Z
 
-Source: DSC-Net (Ji et al., NIPS 2017, §3) with all rows; BDSC (arXiv 2507.19917, §3.1) with a batch against a memory
-bank.
+Source: DSC-Net (Ji et al., NIPS 2017, §3) with all rows; BDSC (arXiv 2507.19917, §3.1) against a memory bank.
 
 What is a kernel and what is a library call, and why: the forward gathers rows of C, skips the diagonal and reads
 spliced rows where they lie, so nothing is copied; the gradients are single GEMMs whose corrections (diagonal, spliced
@@ -46,8 +44,8 @@ def _check(C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_dia
     if (zero_diagonal or Z is not None) and not 0 <= row_offset <= N - n:
         _checks.fail(
             _NAME,
-            f"C must be rows row_offset .. row_offset + n of the (N, N) coefficient matrix, N = {N}, when the diagonal is zeroed or "
-            f"live rows are spliced in; got C {tuple(C.shape)} with row_offset = {row_offset}",
+            f"C must be rows row_offset .. row_offset + n of the (N, N) coefficient matrix, N = {N}, when the diagonal "
+            f"is zeroed or live rows are spliced in; got C {tuple(C.shape)} with row_offset = {row_offset}",
         )
 
 
@@ -157,9 +155,7 @@ class _SelfExpression(torch.autograd.Function):
 
 
 def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagonal: bool) -> Tensor:
-    """(B, N): row b is ∂L/∂C[r_b, :] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the
-    diagonal.
-    """
+    """(B, N): ∂L/∂C[r_b, j] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the diagonal."""
     values = G @ M.T
     if Z is not None:
         keep = reference.last_occurrence(rows)
@@ -172,9 +168,7 @@ def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagon
 
 
 def _grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offset: int) -> Tensor:
-    """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the B×B block of C inside the batch; zero for overwritten
-    duplicates.
-    """
+    """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the batch's own block of C; zero for lost duplicates."""
     block = C[(rows - row_offset)[:, None], rows[None, :]]
     if zero_diagonal:
         block.masked_fill_(rows[:, None] == rows[None, :], 0.0)
@@ -182,7 +176,8 @@ def _grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offs
 
 
 _op = register(
-    "self_expression(Tensor C, Tensor M, Tensor? rows, Tensor? Z, bool zero_diagonal, int row_offset, bool sparse_grad) -> Tensor",
+    "self_expression(Tensor C, Tensor M, Tensor? rows, Tensor? Z, bool zero_diagonal, int row_offset, bool sparse_grad)"
+    " -> Tensor",
     kernel=_kernel,
     fake=_fake,
     autograd=_SelfExpression,
@@ -203,8 +198,8 @@ def self_expression(
     r"""Each row as a linear combination of the others: :math:`\hat Z_b = \sum_{j \ne r_b} C[r_b, j]\, M'_j`.
 
     Args:
-        C: (N, N) coefficient matrix, float32 or float64; or its rows ``row_offset .. row_offset + n`` as (n, N); or (n,
-            m) against m landmarks with ``zero_diagonal=False``. Row i holds the coefficients of sample i.
+        C: (N, N) coefficient matrix, float32 or float64; or its rows ``row_offset .. row_offset + n`` as (n, N); or
+            (n, m) against m landmarks with ``zero_diagonal=False``. Row i holds the coefficients of sample i.
         M: (N, d) memory bank, same dtype. Row-strided views are read in place.
         rows: (B,) int64 global sample indices of the batch. ``None``: every row of C, the classic full-batch layer.
         Z: (B, d) live latent rows. They replace rows ``rows`` of M for this product (the last duplicate wins) and
@@ -235,7 +230,8 @@ def self_expression(
         tensor([[0., 0., 0., 2.]])
     """
     if not plain(C, M, Z):
-        _check(C, M, rows, Z, zero_diagonal, row_offset)  # before the schema complains in its own words
+        if not (isinstance(C, Tensor) and isinstance(M, Tensor)):  # say so before the schema does, in other words
+            _check(C, M, rows, Z, zero_diagonal, row_offset)
         return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
     if needs_grad(C, M, Z):
         return _SelfExpression.apply(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)

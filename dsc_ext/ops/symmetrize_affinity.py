@@ -2,8 +2,7 @@
 
     A_ij = Σ |c| over the entries at (i, j),      W_ij = (A_ij + A_ji)/2   or   max(A_ij, A_ji)
 
-Source: |C| + |C|ᵀ is the affinity of sparse subspace clustering (Elhamifar & Vidal, TPAMI 2013) and of every method
-here.
+Source: the affinity of sparse subspace clustering (Elhamifar & Vidal, TPAMI 2013), used by every method here.
 
 Shape of the computation: every entry is filed twice, in its own row and mirrored in the row of its column; each row is
 sorted by (column, entry) and its runs of equal columns are merged in that order. The order is total, so the sums are
@@ -139,9 +138,7 @@ _op = register(
 
 
 def _entries(values: Tensor, indices: Tensor | None, threshold: float) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Any accepted form as (values, crow, column, n): rows of entries, unsorted, possibly repeated, negative =
-    padding.
-    """
+    """Any accepted form as (values, crow, column, n): unsorted rows of entries, possibly repeated or padding (< 0)."""
     if not isinstance(values, Tensor):
         _checks.fail(_NAME, f"values must be a tensor, got {_checks.describe(values)}", TypeError)
     if indices is not None:
