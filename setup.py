@@ -81,8 +81,8 @@ class CMakeBuild(build_ext):
         nvcc, searched = (None, []) if wanted == "0" else find_nvcc()
         if nvcc is None and wanted != "0":
             message = (
-                f"no CUDA compiler found (looked for nvcc at: {', '.join(searched)}). Set CUDACXX or CUDA_HOME to build "
-                "the CUDA kernels, or DSC_CUDA=0 to silence this."
+                f"no CUDA compiler found (looked for nvcc at: {', '.join(searched)}). Set CUDACXX or CUDA_HOME to "
+                "build the CUDA kernels, or DSC_CUDA=0 to silence this."
             )
             if wanted == "1":
                 raise SystemExit(f"DSC_CUDA=1, but {message}")

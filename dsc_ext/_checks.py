@@ -25,8 +25,10 @@ def describe(value: object) -> str:
     return f"{type(value).__name__} {value!r}"
 
 
-def tensor(op: str, name: str, value: object, ndim: int, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Raises unless ``value`` is a strided tensor with ``ndim`` dimensions and one of ``dtypes``."""
+def tensor(
+    op: str, name: str, value: object, ndim: int, dtypes: tuple[torch.dtype, ...], like: Tensor | None = None
+) -> None:
+    """Raises unless ``value`` is a tensor with ``ndim`` dimensions and one of ``dtypes``, on the device of ``like``."""
     if not isinstance(value, Tensor):
         fail(op, f"{name} must be a tensor, got {describe(value)}", TypeError)
     if value.dtype not in dtypes:
@@ -34,8 +36,5 @@ def tensor(op: str, name: str, value: object, ndim: int, dtypes: tuple[torch.dty
         fail(op, f"{name} must be {names}, got {describe(value)}", TypeError)
     if value.dim() != ndim:
         fail(op, f"{name} must be {ndim}-D, got {describe(value)}")
-
-
-def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    if value.device != other.device:
-        fail(op, f"{name} must be on the device of {other_name}, {other.device}, got {value.device}")
+    if like is not None and value.device != like.device:
+        fail(op, f"{name} must be on {like.device} like the other tensors, got {describe(value)}")

@@ -44,7 +44,7 @@ class MemoryBank(nn.Module):
             raise ValueError(f"MemoryBank: update must be 'index' or 'fifo', got {update!r}")
         if update == "fifo" and shuffled:
             raise ValueError(
-                "MemoryBank: update='fifo' needs a fixed order of batches, got shuffled=True: samples would change slots "
+                "MemoryBank: update='fifo' needs a fixed order of batches, got shuffled=True: samples change slots "
                 "every epoch and permute the columns of the coefficient matrix. Use update='index' or shuffled=False."
             )
         self.update_policy = update

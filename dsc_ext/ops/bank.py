@@ -18,10 +18,9 @@ from dsc_ext.ops._register import register
 
 def _check(op: str, bank: Tensor, Z: Tensor) -> None:
     _checks.tensor(op, "bank", bank, 2, _checks.STORAGE)
-    _checks.tensor(op, "Z", Z, 2, _checks.STORAGE)
+    _checks.tensor(op, "Z", Z, 2, _checks.STORAGE, bank)
     if Z.shape[1] != bank.shape[1]:
         _checks.fail(op, f"Z must be (B, d) with d = bank.shape[1] = {bank.shape[1]}, got {tuple(Z.shape)}")
-    _checks.same_device(op, "Z", Z, "bank", bank)
 
 
 def _check_in_place(op: str, bank: Tensor) -> None:
@@ -32,10 +31,9 @@ def _check_in_place(op: str, bank: Tensor) -> None:
 def _check_scatter(bank: Tensor, rows: Tensor, Z: Tensor, momentum: float) -> None:
     op = "bank_scatter_"
     _check(op, bank, Z)
-    _checks.tensor(op, "rows", rows, 1, (torch.int64,))
+    _checks.tensor(op, "rows", rows, 1, (torch.int64,), bank)
     if rows.shape[0] != Z.shape[0]:
         _checks.fail(op, f"rows must be (B,) with B = Z.shape[0] = {Z.shape[0]}, got {tuple(rows.shape)}")
-    _checks.same_device(op, "rows", rows, "bank", bank)
     if not 0.0 <= momentum < 1.0:
         _checks.fail(op, f"momentum must be in [0, 1), got {momentum}")
 
@@ -45,7 +43,8 @@ def _check_push(bank: Tensor, cursor: Tensor, Z: Tensor) -> None:
     _check(op, bank, Z)
     if not isinstance(cursor, Tensor) or cursor.dtype != torch.int64 or cursor.numel() != 1:
         _checks.fail(op, f"cursor must be an int64 tensor with one element, got {_checks.describe(cursor)}", TypeError)
-    _checks.same_device(op, "cursor", cursor, "bank", bank)
+    if cursor.device != bank.device:
+        _checks.fail(op, f"cursor must be on {bank.device} like the other tensors, got {cursor.device}")
 
 
 def _scatter_kernel(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, momentum: float) -> None:

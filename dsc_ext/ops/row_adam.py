@@ -22,20 +22,16 @@ _NAME = "row_adam_"
 def _check(C: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, rows: Tensor | None, grad: Tensor) -> None:
     _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
     for name, moment in (("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-        _checks.tensor(_NAME, name, moment, 2, (C.dtype,))
+        _checks.tensor(_NAME, name, moment, 2, (C.dtype,), C)
         if moment.shape != C.shape:
             _checks.fail(_NAME, f"{name} must have the shape of C, {tuple(C.shape)}, got {tuple(moment.shape)}")
-        _checks.same_device(_NAME, name, moment, "C", C)
-    _checks.tensor(_NAME, "step", step, 1, (torch.int64,))
+    _checks.tensor(_NAME, "step", step, 1, (torch.int64,), C)
     if step.shape[0] != C.shape[0]:
         _checks.fail(_NAME, f"step must be (n,) with n = C.shape[0] = {C.shape[0]}, got {tuple(step.shape)}")
-    _checks.same_device(_NAME, "step", step, "C", C)
-    _checks.tensor(_NAME, "grad", grad, 2, (C.dtype,))
-    _checks.same_device(_NAME, "grad", grad, "C", C)
+    _checks.tensor(_NAME, "grad", grad, 2, (C.dtype,), C)
     touched = C.shape[0]
     if rows is not None:
-        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,))
-        _checks.same_device(_NAME, "rows", rows, "C", C)
+        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,), C)
         touched = rows.shape[0]
     if grad.shape != (touched, C.shape[1]):
         _checks.fail(_NAME, f"grad must be {(touched, C.shape[1])} as rows and C say, got {tuple(grad.shape)}")

@@ -18,29 +18,26 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import needs_grad, plain, register
+from dsc_ext.ops._register import plain, register, undispatched
 
 _NAME = "self_expression"
 
 
 def _check(C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int) -> None:
     _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
-    _checks.tensor(_NAME, "M", M, 2, (C.dtype,))
+    _checks.tensor(_NAME, "M", M, 2, (C.dtype,), C)
     n, N = C.shape
     if M.shape[0] != N:
         _checks.fail(_NAME, f"M must be (N, d) with N = C.shape[1] = {N}, got {tuple(M.shape)}")
-    _checks.same_device(_NAME, "M", M, "C", C)
     if rows is not None:
-        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,))
-        _checks.same_device(_NAME, "rows", rows, "C", C)
+        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,), C)
     if Z is not None:
         if rows is None:
             _checks.fail(_NAME, "Z is spliced into M at rows, so rows must be given with it, got rows=None")
-        _checks.tensor(_NAME, "Z", Z, 2, (C.dtype,))
+        _checks.tensor(_NAME, "Z", Z, 2, (C.dtype,), C)
         if Z.shape[0] != rows.shape[0] or Z.shape[1] != M.shape[1]:
             expected = (rows.shape[0], M.shape[1])
             _checks.fail(_NAME, f"Z must be (B, d) = {expected} as rows and M say, got {tuple(Z.shape)}")
-        _checks.same_device(_NAME, "Z", Z, "C", C)
     if (zero_diagonal or Z is not None) and not 0 <= row_offset <= N - n:
         _checks.fail(
             _NAME,
@@ -64,7 +61,7 @@ def _kernel(
         return reference.self_expression(C, M, rows, Z, zero_diagonal, row_offset)
     d, B = M.shape[1], rows.shape[0]
     out = M.new_empty(B, d)
-    if out.numel() == 0:
+    if B == 0 or d == 0:
         return out
     C, M, rows = _native.row_major(C), _native.row_major(M), rows.contiguous()
     slot = None
@@ -108,10 +105,7 @@ class _SelfExpression(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(C, M, rows, Z)
         ctx.options = (zero_diagonal, row_offset, sparse_grad)
-        if plain(C, M, Z):
-            return _kernel(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+        return _kernel(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -154,6 +148,18 @@ class _SelfExpression(torch.autograd.Function):
         return dC, dM, None, dZ, None, None, None
 
 
+class _DispatchedSelfExpression(_SelfExpression):
+    """The same where something may be watching: the forward goes through the dispatcher, below autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(*arguments[:4])
+        ctx.options = arguments[4:]
+        with torch._C._AutoDispatchBelowAutograd():
+            out: Tensor = _op(*arguments)
+        return out
+
+
 def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagonal: bool) -> Tensor:
     """(B, N): ∂L/∂C[r_b, j] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the diagonal."""
     values = G @ M.T
@@ -180,9 +186,10 @@ _op = register(
     " -> Tensor",
     kernel=_kernel,
     fake=_fake,
-    autograd=_SelfExpression,
+    autograd=_DispatchedSelfExpression,
     autocast=True,
 )
+_apply = undispatched(_SelfExpression)
 
 
 def self_expression(
@@ -229,10 +236,10 @@ def self_expression(
         >>> self_expression(C, M, torch.tensor([1]))
         tensor([[0., 0., 0., 2.]])
     """
-    if not plain(C, M, Z):
-        if not (isinstance(C, Tensor) and isinstance(M, Tensor)):  # say so before the schema does, in other words
-            _check(C, M, rows, Z, zero_diagonal, row_offset)
-        return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
-    if needs_grad(C, M, Z):
-        return _SelfExpression.apply(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
-    return _kernel(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+    if plain(C, M, Z):
+        wanted = C.requires_grad or M.requires_grad or (Z is not None and Z.requires_grad)
+        run = _apply if wanted and torch.is_grad_enabled() else _kernel
+        return run(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+    if not (isinstance(C, Tensor) and isinstance(M, Tensor)):  # say so before the schema does, in other words
+        _check(C, M, rows, Z, zero_diagonal, row_offset)
+    return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)

@@ -29,12 +29,10 @@ _REDUCE = ("mean", "max")
 
 def _check(values: Tensor, crow: Tensor, column: Tensor, reduce: str) -> None:
     _checks.tensor(_NAME, "values", values, 1, _checks.REAL)
-    _checks.tensor(_NAME, "crow", crow, 1, (torch.int64,))
-    _checks.tensor(_NAME, "column", column, 1, (torch.int64,))
+    _checks.tensor(_NAME, "crow", crow, 1, (torch.int64,), values)
+    _checks.tensor(_NAME, "column", column, 1, (torch.int64,), values)
     if column.shape != values.shape:
         _checks.fail(_NAME, f"values and column must be equally long, got {values.shape[0]} and {column.shape[0]}")
-    _checks.same_device(_NAME, "crow", crow, "values", values)
-    _checks.same_device(_NAME, "column", column, "values", values)
     if reduce not in _REDUCE:
         _checks.fail(_NAME, f"reduce must be 'mean' or 'max', got {reduce!r}")
 

@@ -28,7 +28,7 @@ REFUSED = [
     (lambda: dsc_ext.self_expression(C[:2], M, row_offset=3), ValueError, r"got C \(2, 4\) with row_offset = 3"),
     (lambda: dsc_ext.self_expression(C, M, torch.tensor([4])), IndexError, r"rows must lie in \[row_offset, row_offset \+ n\)"),
     (lambda: dsc_ext.self_expression(C, M, torch.tensor([-1])), IndexError, "rows must lie in"),
-    (lambda: dsc_ext.self_expression(C, M.to("meta"), ROWS), ValueError, "M must be on the device of C, cpu, got meta"),
+    (lambda: dsc_ext.self_expression(C, M.to("meta"), ROWS), ValueError, r"M must be on cpu like the other tensors, got \(4, 3\) float32 on meta"),
     (lambda: dsc_ext.threshold_coefficients(C, -0.1), ValueError, "rho must be a share of the row's l1 norm, 0 or more, got -0.1"),
     (lambda: dsc_ext.threshold_coefficients(C, float("nan")), ValueError, "rho must be"),
     (lambda: dsc_ext.threshold_coefficients(C.long(), 0.5), TypeError, "C must be float32 or float64"),
