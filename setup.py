@@ -39,6 +39,17 @@ def find_nvcc() -> tuple[str | None, list[str]]:
     return None, searched
 
 
+def find_tool(name: str) -> str:
+    """cmake or ninja: beside this interpreter (a virtual environment need not be activated), else on PATH."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    if found is None:
+        raise SystemExit(
+            f"dsc-ext: {name} not found in {beside} or on PATH. Without build isolation: pip install {name}"
+        )
+    return found
+
+
 def cuda_archs() -> str:
     """DSC_CUDA_ARCHS, or the GPUs of this machine, or the default list. Not CMake's "native": without a GPU it builds
     sm_75.
@@ -93,9 +104,10 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         # A build directory outlives an isolated build environment: the paths below must be given anew every time, or a
         # second `pip install .` meets a cache that points into the deleted one.
+        cmake = find_tool("cmake")
         configure = [
-            "cmake", "-S", str(ROOT / "csrc"), "-B", str(build), "-G", "Ninja",
-            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            cmake, "-S", str(ROOT / "csrc"), "-B", str(build), "-G", "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_INSTALL_PREFIX={destination}",
@@ -104,8 +116,8 @@ class CMakeBuild(build_ext):
         if nvcc:
             configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DCMAKE_CUDA_ARCHITECTURES={cuda_archs()}"]
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--parallel", str(jobs())], check=True)
-        subprocess.run(["cmake", "--install", str(build)], check=True)
+        subprocess.run([cmake, "--build", str(build), "--parallel", str(jobs())], check=True)
+        subprocess.run([cmake, "--install", str(build)], check=True)
 
 
 setup(ext_modules=[Extension("dsc_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

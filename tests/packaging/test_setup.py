@@ -71,3 +71,57 @@ def test_jobs_fit_memory_unless_told_otherwise(choices: ModuleType, monkeypatch:
     assert choices.jobs() == 4
     monkeypatch.setenv("MAX_JOBS", "7")
     assert choices.jobs() == 7
+
+
+@pytest.fixture
+def commands(choices: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """What a build without nvcc would run, instead of running it."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(choices, "find_nvcc", lambda: (None, ["CUDACXX (not set)", "PATH"]))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command))
+    monkeypatch.setattr(choices, "find_tool", lambda name: name)
+    monkeypatch.chdir(tmp_path)
+    return ran
+
+
+def build(choices: ModuleType) -> None:
+    from setuptools import Distribution, Extension
+
+    command = choices.CMakeBuild(Distribution({"name": "dsc-ext"}))
+    command.build_temp, command.build_lib = "temp", "lib"
+    command.ensure_finalized()
+    command.extensions = []
+    command.build_extension(Extension("dsc_ext._C", sources=[]))
+
+
+def test_without_nvcc_a_cpu_build_and_one_warning(
+    choices: ModuleType, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(choices)
+    assert "-DDSC_CUDA=OFF" in commands[0]
+    said = capsys.readouterr().err
+    assert said.count("WARNING: dsc-ext: CPU build") == 1 and "looked for nvcc at: CUDACXX (not set), PATH" in said
+
+
+def test_cuda_switched_off_is_quiet(
+    choices: ModuleType, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DSC_CUDA", "0")
+    build(choices)
+    assert "-DDSC_CUDA=OFF" in commands[0] and not capsys.readouterr().err
+
+
+def test_cuda_demanded_but_absent_stops_the_build(
+    choices: ModuleType, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSC_CUDA", "1")
+    with pytest.raises(SystemExit, match="DSC_CUDA=1, but no CUDA compiler found"):
+        build(choices)
+    assert not commands
+
+
+@pytest.mark.parametrize("value", ["yes", "2"])
+def test_an_unknown_choice_is_refused(choices: ModuleType, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DSC_CUDA", value)
+    with pytest.raises(SystemExit, match=f"DSC_CUDA must be auto, 1 or 0, got '{value}'"):
+        build(choices)
