@@ -89,8 +89,4 @@ PYBIND11_MODULE(DSC_MODULE_NAME, m) {
     m.attr("cuda_version") = dsc::cuda::runtime_version();
     m.def("cuda_device_report", [] { return std::string(dsc::cuda::device_report()); });
 #endif
-#ifdef DSC_SIMT
-    extern void define_simt(py::module_&);
-    define_simt(m);
-#endif
 }

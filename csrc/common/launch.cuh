@@ -58,7 +58,9 @@ Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_by
                                  static_cast<int>(shared_bytes));
         if (opted != cudaSuccess) return {opted, cudaGetErrorString(opted)};
     }
-    kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(queue)> > >(static_cast<Params>(args)...);
+    // clang-format off: it would split >>>
+    kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(queue)>>>(static_cast<Params>(args)...);
+    // clang-format on
     const cudaError_t launched = cudaGetLastError();
     return {launched, launched == cudaSuccess ? "" : cudaGetErrorString(launched)};
 }

@@ -4,6 +4,7 @@
 #include "common/launch.cuh"
 
 namespace dsc::cuda {
+namespace {  // each kernel file has its own, so that the sanitizers can fence its shared memory
 
 template <class T>
 __device__ inline T warp_sum(T value) {
@@ -25,4 +26,5 @@ __device__ inline T block_sum(T value) {
     return total;
 }
 
+}  // namespace
 }  // namespace dsc::cuda

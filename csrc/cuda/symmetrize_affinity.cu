@@ -16,7 +16,7 @@ constexpr int kRowsPerBlock = kThreads / kWarp;
 
 __device__ int64_t row_of_warp() { return int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp; }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     degree_kernel(int64_t n, const int64_t* crow, const int64_t* column, unsigned long long* degree) {
     const int64_t i = row_of_warp();
     if (i >= n) return;
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     file_kernel(int64_t n, const int64_t* crow, const int64_t* column, const int64_t* offset,
                 unsigned long long* cursor, Filed* filed) {
     const int64_t i = row_of_warp();
@@ -52,11 +52,11 @@ __device__ void sort_row(Filed* row, int64_t length) {
     for (int64_t size = 2; size < 2 * length; size *= 2) {
         for (int64_t stride = size / 2; stride > 0; stride /= 2) {
             const bool mirrored = stride == size / 2;  // the first pass of a merge compares i with its mirror image
-            const int64_t pairs = (length + 2 * stride - 1) / (2 * stride) * stride;
+            const int64_t pairs = ((length + 2 * stride - 1) & -(2 * stride)) / 2;
             for (int64_t pair = lane; pair < pairs; pair += kWarp) {
-                const int64_t block = pair / stride, within = pair % stride;
-                const int64_t low = block * 2 * stride + within;
-                const int64_t high = mirrored ? block * 2 * stride + 2 * stride - 1 - within : low + stride;
+                const int64_t within = pair & (stride - 1), base = 2 * (pair - within);
+                const int64_t low = base + within;
+                const int64_t high = mirrored ? base + 2 * stride - 1 - within : low + stride;
                 if (high < length && before(row[high], row[low])) {
                     const Filed moved = row[low];
                     row[low] = row[high];
@@ -68,7 +68,7 @@ __device__ void sort_row(Filed* row, int64_t length) {
     }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     sort_kernel(int64_t n, const int64_t* offset, Filed* filed, int64_t* unique) {
     const int64_t i = row_of_warp();
     if (i >= n) return;
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     merge_kernel(int64_t n, const T* values, const int64_t* offset, const Filed* filed, const int64_t* out_crow,
                  bool maximum, int64_t* out_column, T* out_values, int64_t* position, int64_t* mirror, T* share) {
     const int64_t i = row_of_warp();

@@ -1,0 +1,268 @@
+"""Compiles CUDA sources for the CPU with g++ and the emulator of simt.h, and loads the result.
+
+``emulator()`` is the package's own launchers: csrc/bindings.cpp and every csrc/cuda/*.cu in one extension module
+``_emu``, with the signatures of ``dsc_ext._C``. Variants: ``plain`` (fast), ``asan`` (AddressSanitizer and
+UndefinedBehaviorSanitizer), ``tsan`` (ThreadSanitizer, a race check). The sanitized ones load only into a process that
+``sanitized_environment`` prepared. Objects are kept in a cache outside the source tree, under a hash of everything that
+went into them, so that nothing is compiled twice. Needs g++ (GCC 11 or newer) and GNU ld; no CUDA toolkit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parent.parent / "csrc"
+ORDERS = (("forward", 0), ("reversed", 0), ("shuffled", 1))
+
+_COMMON = "-std=c++17 -fPIC -fvisibility=hidden -fno-gnu-unique -g1 -Wall -Wextra -Wno-unknown-pragmas"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Flags of one way to build: of the code under test, of the engine, of the rest, and of the linker."""
+
+    kernels: str
+    engine: str
+    link: str
+    runtime: str | None  # the sanitizer's library, which the process must have loaded first
+
+
+VARIANTS = {
+    "plain": Variant("-O2", "-O2", "", None),
+    "asan": Variant(
+        "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined",
+        "-O2 -fno-omit-frame-pointer -DSIMT_ASAN",
+        "-fsanitize=address,undefined",
+        "libasan.so",
+    ),
+    "tsan": Variant(
+        "-O1 -g -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan",
+        "-O2 -fno-omit-frame-pointer -DSIMT_TSAN",
+        "-fsanitize=thread",
+        "libtsan.so",
+    ),
+}
+
+
+def compiler() -> str | None:
+    """The C++ compiler (environment variable CXX, else g++), or None."""
+    return shutil.which(os.environ.get("CXX") or "g++")
+
+
+def cache_directory() -> Path:
+    """Where objects are kept: $DSC_EMULATOR_CACHE, else a private directory of this user under the temp directory."""
+    path = Path(os.environ.get("DSC_EMULATOR_CACHE") or Path(tempfile.gettempdir()) / f"dsc-ext-emulator-{os.getuid()}")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.getuid():
+        raise RuntimeError(f"{path} belongs to another user; set DSC_EMULATOR_CACHE to a directory of your own")
+    return path
+
+
+def _headers(folder: Path) -> list[Path]:
+    return sorted(path for suffix in ("h", "cuh") for path in folder.rglob(f"*.{suffix}"))
+
+
+@functools.lru_cache(maxsize=1)
+def _toolchain(cxx: str) -> str:
+    return subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _digest(*parts: str | bytes) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part.encode() if isinstance(part, str) else part)
+        state.update(b"\0")
+    return state.hexdigest()[:24]
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+    if done.stderr:
+        print(done.stderr, file=sys.stderr)
+
+
+def _compile(cxx: str, source: Path, flags: str, headers: str) -> Path:
+    flags = f"{_COMMON} {flags}"
+    key = _digest(_toolchain(cxx), flags, headers, str(source), source.read_bytes())
+    # shared.ld knows the kernels' objects by this suffix.
+    target = cache_directory() / f"{source.stem}-{key}{source.suffix}.o"
+    if not target.exists():
+        language = ["-x", "c++"] if source.suffix == ".cu" else []
+        partial = target.with_name(f".{os.getpid()}-{target.name}")
+        try:
+            _run([cxx, *shlex.split(flags), *language, "-c", str(source), "-o", str(partial)])
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def build(name: str, sources: Iterable[Path], variant: str = "plain", overlay: Path | None = None) -> Path:
+    """Compile ``sources`` and the engine, link them into the shared object ``name`` and return its path.
+
+    Headers are looked for under ``overlay``, where given, before csrc.
+
+    ``.cu`` files are compiled with the variant's sanitizer, files that include pybind11 without: they hold no logic,
+    and instrumenting pybind11 takes long. Raises RuntimeError with the compiler's output where it fails.
+    """
+    cxx = compiler()
+    if cxx is None:
+        raise RuntimeError(f"no C++ compiler: looked for {os.environ.get('CXX') or 'g++'} on PATH")
+    kind = VARIANTS[variant]
+    folders = [CSRC, HERE]
+    if overlay is not None and _headers(overlay):
+        folders.insert(0, overlay)
+    headers = _digest(*(path.read_bytes() for folder in folders for path in _headers(folder)))
+    includes = " ".join(f"-I{folder}" for folder in folders)
+    work: list[tuple[Path, str]] = [(HERE / "simt.cpp", kind.engine)]
+    for source in sources:
+        if source.suffix == ".cu":
+            work.append((source, f"{kind.kernels} -DDSC_SIMT -fdata-sections {includes}"))
+        elif "pybind11" in source.read_text():
+            work.append((source, f"-O1 -DDSC_WITH_CUDA -DDSC_MODULE_NAME={name} {includes} {_python_includes()}"))
+        else:
+            raise ValueError(f"build: sources must be kernels (.cu) or bindings, got {source}")
+    work.sort(key=lambda item: "pybind11" not in item[1])  # the slowest first
+
+    with open(cache_directory() / "lock", "w") as lock:  # one builder at a time: the others find the objects made
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            made = pool.map(lambda item: _compile(cxx, item[0], item[1], headers), work)
+            objects = [str(path) for path in made]
+        script = HERE / "shared.ld"
+        link = f"-shared -Wl,-T,{script} {kind.link} -ldl"
+        key = _digest(link, script.read_bytes(), *objects)
+        target = cache_directory() / f"{variant}-{key}" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            partial = target.with_name(f".{os.getpid()}.so")
+            _run([cxx, *objects, *shlex.split(link), "-o", str(partial)])
+            os.replace(partial, target)
+    return target
+
+
+def _python_includes() -> str:
+    import pybind11
+
+    return f"-isystem{pybind11.get_include()} -isystem{sysconfig.get_path('include')}"
+
+
+class Control:
+    """The engine inside a shared object that ``build`` made: the order of execution, and which kernels have run."""
+
+    def __init__(self, path: Path, sources: Iterable[Path]) -> None:
+        self.library = ctypes.CDLL(str(path))
+        self.library.simt_set_order.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
+        self.library.simt_executed.argtypes = [ctypes.POINTER(ctypes.c_uint64), ctypes.c_int]
+        self._path = path
+        self._sources = [source for source in sources if source.suffix == ".cu"]
+
+    def set_order(self, name: str, seed: int = 0) -> None:
+        """Run blocks and threads ``forward``, ``reversed``, or ``shuffled`` anew at every barrier, by ``seed``."""
+        if self.library.simt_set_order(name.encode(), seed) != 0:
+            raise ValueError(f"set_order: name must be forward, reversed or shuffled, got {name!r}")
+
+    @functools.cached_property
+    def kernels(self) -> Mapping[int, str]:
+        """Every instance of every ``__global__`` function in the shared object: offset -> demangled name."""
+        declaration = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)")
+        names = {name for source in self._sources for name in declaration.findall(source.read_text())}
+        function = re.compile(rf"(?:^|[ :])(?:{'|'.join(sorted(names))})(?:<.*>)?\(.*\)$")
+        command = ["nm", "-C", "--defined-only", str(self._path)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = {}
+        for line in listing.stdout.splitlines():
+            offset, kind, name = line.split(maxsplit=2)
+            if kind in "tTwW" and function.search(name) and "::{lambda" not in name:
+                found[int(offset, 16)] = name.replace("(anonymous namespace)::", "")
+        return found
+
+    def executed(self) -> set[str]:
+        """Names of the kernels launched so far in this process."""
+        count = self.library.simt_executed(None, 0)
+        offsets = (ctypes.c_uint64 * count)()
+        self.library.simt_executed(offsets, count)
+        return {self.kernels.get(offset, hex(offset)) for offset in offsets}
+
+
+def build_package(variant: str = "plain", overlay: Path | None = None) -> Path:
+    """Build ``_emu``: the bindings and the kernels of csrc, but not what talks to a real device.
+
+    Files under ``overlay`` take the place of those of the same name in csrc (to plant a bug, say).
+    """
+    kernels = sorted(path for path in (CSRC / "cuda").glob("*.cu") if "<cuda_runtime.h>" not in path.read_text())
+    sources = [CSRC / "bindings.cpp", *kernels]
+    if overlay is not None:
+        changed = [overlay / source.relative_to(CSRC) for source in sources]
+        sources = [new if new.exists() else old for new, old in zip(changed, sources, strict=True)]
+    return build("_emu", sources, variant, overlay)
+
+
+def load_package(path: Path) -> ModuleType:
+    """The module in a file that ``build_package`` made, with its ``Control`` as ``control``."""
+    # Of modules with one full name pybind11 would give back the first; its init function goes by the last part.
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}._emu", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.control = Control(path, CSRC.glob("cuda/*.cu"))  # type: ignore[attr-defined]
+    module.set_order = module.control.set_order  # type: ignore[attr-defined]
+    return module
+
+
+@functools.lru_cache
+def emulator(variant: str = "plain") -> ModuleType:
+    """The module ``_emu``, whose ``cuda`` has the launchers of ``dsc_ext._C.cuda``, run on host pointers.
+
+    ``_emu.set_order(name, seed)`` chooses the order of blocks and threads, ``_emu.control`` is its ``Control``.
+    """
+    return load_package(build_package(variant))
+
+
+def sanitized_environment(variant: str) -> dict[str, str]:
+    """Environment for a Python process that loads a sanitized build: the runtime preloaded, one thread per library.
+
+    Raises RuntimeError where the compiler has no such runtime.
+    """
+    cxx, runtime = compiler(), VARIANTS[variant].runtime
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if runtime is None:
+        return environment
+    command = [cxx or "g++", f"-print-file-name={runtime}"]
+    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(path).is_absolute():
+        raise RuntimeError(f"{cxx} has no {runtime}")
+    environment["LD_PRELOAD"] = str(Path(path).resolve())
+    environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
+    environment["UBSAN_OPTIONS"] = "print_stacktrace=1"
+    environment["TSAN_OPTIONS"] = "report_thread_leaks=0:report_signal_unsafe=0:ignore_noninstrumented_modules=1"
+    return environment
+
+
+def sanitized_command(variant: str, arguments: Iterable[str]) -> list[str]:
+    """This Python with ``arguments``; for ThreadSanitizer without address randomisation, which it may not bear."""
+    command = [sys.executable, *arguments]
+    setarch = shutil.which("setarch")
+    if variant == "tsan" and setarch and subprocess.run([setarch, "-R", "true"], capture_output=True).returncode == 0:
+        return [setarch, "-R", *command]
+    return command

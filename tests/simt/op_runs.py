@@ -1,0 +1,54 @@
+"""The op tests' case table on the emulated CUDA kernels, in every order: what the sanitizers watch.
+
+A script for a child process: ``op_runs.py MODULE[=OP] ...`` loads each shared object that ``build.build_package`` made,
+runs the cases (of one op), and prints one JSON line a module: the first failure, which kernels ran and which there are.
+Before each it writes ``=== MODULE`` to stderr, so that a sanitizer's reports can be told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from ops import cases
+from ops.test_ops import assert_same
+
+import dsc_ext  # noqa: F401  (registers the ops)
+from dsc_ext import _native
+from simt import build
+
+
+def run(module: ModuleType, op: str) -> str | None:
+    """Run the cases of ``op`` ("" for all) with the module's launchers on CPU tensors, up to the first failure."""
+    _native.backends["cpu"] = module.cuda
+    for case in cases.CASES:
+        if op not in ("", case.op):
+            continue
+        for order in build.ORDERS:
+            module.set_order(*order)
+            for dtype in (torch.float32, torch.float64):
+                arguments = case.arguments(dtype)
+                expected = cases.expected(case, cases.clone(arguments))
+                try:
+                    assert_same(case, cases.call(case, arguments), expected)
+                except (AssertionError, RuntimeError) as error:
+                    return f"{case}, {dtype}, {order[0]}: {error}"
+    return None
+
+
+def main(*modules: str) -> None:
+    for argument in modules:
+        path, _, op = argument.partition("=")
+        print(f"=== {path}", file=sys.stderr, flush=True)
+        module = build.load_package(Path(path))
+        wrong = run(module, op)
+        control = module.control
+        found = {"executed": sorted(control.executed()), "kernels": sorted(control.kernels.values())}
+        print(json.dumps({"path": path, "wrong": wrong, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
