@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # `from simt import build`, `from ops import cases`
+
+
+def helper_package(name: str) -> None:
+    """Makes tests/<name> importable as <name>. With tests/ itself on sys.path, tests/dsc would stand in for dsc."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / name / "__init__.py")
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+helper_package("simt")
+helper_package("ops")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,69 @@
+"""dsc: deep subspace clustering of images and features by mini-batch, on the kernels of `dsc_ext`.
+
+    BDSC                   scikit-learn estimator; `dsc fit` on the command line
+    fit_bdsc               the function behind both
+    load, Dataset          folders of images, .npy, .npz, .mat, arrays
+    evaluate               ACC, NMI, ARI
+    run_baselines          k-means, 5-NN graph and closed-form ridge on the same input
+    spectral_clustering    exact on disconnected graphs
+
+Names load on first use, so that `import dsc` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dsc.baselines import run_baselines
+    from dsc.clustering import cluster_coefficients, spectral_clustering
+    from dsc.data import Dataset, load
+    from dsc.estimators import BDSC, fit_bdsc
+    from dsc.metrics import evaluate
+    from dsc.presets import PRESETS, get_preset
+
+try:
+    __version__ = version("dsc-ext")
+except PackageNotFoundError:  # used from a source tree that was never installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "BDSC": "estimators",
+    "fit_bdsc": "estimators",
+    "Dataset": "data",
+    "load": "data",
+    "PRESETS": "presets",
+    "get_preset": "presets",
+    "cluster_coefficients": "clustering",
+    "spectral_clustering": "clustering",
+    "evaluate": "metrics",
+    "run_baselines": "baselines",
+}
+
+__all__ = [
+    "BDSC",
+    "PRESETS",
+    "Dataset",
+    "__version__",
+    "cluster_coefficients",
+    "evaluate",
+    "fit_bdsc",
+    "get_preset",
+    "load",
+    "run_baselines",
+    "spectral_clustering",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dsc' has no attribute {name!r}")
+    value = getattr(import_module(f"dsc.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,156 @@
+"""What any method must beat: k-means, a nearest-neighbour graph, and closed-form ridge self-expression.
+
+Owns four baselines without a network, without labels and without tuning, run on the very input the method gets. The two
+graph baselines use the package's own spectral step, so that a difference comes from the graph. The ridge form is the
+least-squares regression of Lu et al. (ECCV 2012) with a zero diagonal, solved in closed form.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse
+import torch
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+import dsc_ext
+from dsc.clustering import spectral_clustering
+from dsc.metrics import Record, make_record
+
+Array = npt.NDArray[Any]
+
+NEIGHBOURS = 5
+_BLOCK_ENTRIES = 2**24
+
+
+def _matrix(X: npt.ArrayLike, n_clusters: int, owner: str) -> Array:
+    data = np.asarray(X)
+    if data.dtype not in (np.float32, np.float64):
+        data = data.astype(np.float64)
+    if data.ndim < 2 or data.shape[0] == 0 or data[0].size == 0:
+        raise ValueError(f"{owner}: X must be (N, features) or (N, ...) images, got shape {data.shape}")
+    if not np.isfinite(data).all():
+        raise ValueError(f"{owner}: X must be finite, got NaN or infinity")
+    if not 1 <= n_clusters <= data.shape[0]:
+        raise ValueError(
+            f"{owner}: n_clusters must be between 1 and the number of samples {data.shape[0]}, got {n_clusters}"
+        )
+    return data.reshape(data.shape[0], -1)
+
+
+def unit_rows(X: Array) -> Array:
+    """Rows of X (N, f) scaled to unit l2 norm, centred by their mean, scaled again; zero rows stay zero."""
+
+    def scaled(Y: Array) -> Array:
+        norm = np.linalg.norm(Y, axis=1, keepdims=True)
+        return np.divide(Y, norm, out=np.zeros_like(Y), where=norm > 0)
+
+    Y = scaled(X)
+    Y -= Y.mean(axis=0)
+    return scaled(Y)
+
+
+def _strongest(n: int, rows_of: Callable[[slice], Array]) -> scipy.sparse.csr_array:
+    """Affinity of the 5 largest non-negative off-diagonal entries per row of a matrix that is never held whole."""
+    k = min(NEIGHBOURS, n - 1)
+    values, indices = np.zeros((n, k), dtype=np.float64), np.zeros((n, k), dtype=np.int64)
+    step = max(1, _BLOCK_ENTRIES // n)
+    for start in range(0, n, step):
+        block = slice(start, min(start + step, n))
+        score = rows_of(block)
+        own = np.arange(block.start, block.stop)
+        score[own - start, own] = -np.inf
+        chosen = np.argpartition(-score, k - 1, axis=1)[:, :k]
+        indices[block] = chosen
+        values[block] = np.take_along_axis(score, chosen, axis=1).clip(min=0.0)
+    W = dsc_ext.symmetrize_affinity(torch.from_numpy(values), torch.from_numpy(indices))
+    return scipy.sparse.csr_array((W.values().numpy(), W.col_indices().numpy(), W.crow_indices().numpy()), shape=(n, n))
+
+
+def kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
+    """k-means (10 starts) on the input as it is: X (N, f) or (N, c, h, w), labels (N,) int64."""
+    data = _matrix(X, n_clusters, "kmeans_labels")
+    # One thread: scikit-learn adds up partial centres in order of arrival, and two runs must agree.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(data).astype(np.int64)
+
+
+def unit_kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
+    """k-means (10 starts) on :func:`unit_rows`, the normalisation the graph baselines share."""
+    return kmeans_labels(unit_rows(_matrix(X, n_clusters, "unit_kmeans_labels")), n_clusters, seed)
+
+
+def knn_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
+    """Spectral clustering of the cosine 5-nearest-neighbour graph of :func:`unit_rows`; no self-expression at all.
+
+    Weights are cosines, negatives set to 0, ``W = (A + Aᵀ)/2``. O(N² f) time, O(N f) memory.
+    """
+    Z = unit_rows(_matrix(X, n_clusters, "knn_labels"))
+    if Z.shape[0] == 1:
+        return np.zeros(1, dtype=np.int64)
+    W = _strongest(Z.shape[0], lambda block: Z[block] @ Z.T)
+    return spectral_clustering(W, n_clusters, seed=seed)
+
+
+def ridge_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
+    """Spectral clustering of closed-form ridge self-expression with a zero diagonal, λ = N/K.
+
+    With Z = :func:`unit_rows` and ``P = (Z Zᵀ + λI)⁻¹``, row i of the minimiser of ``‖Z − CZ‖² + λ‖C‖²``,
+    ``c_ii = 0``, is ``−P_ij / P_ii``. The graph keeps the 5 largest entries per row of ``C + Cᵀ``, negatives set to 0,
+    symmetrised by the mean. O(N² f + f³) time (O(N³) where f > N), O(N f) memory.
+    """
+    Z = unit_rows(_matrix(X, n_clusters, "ridge_labels"))
+    n, f = Z.shape
+    if n == 1:
+        return np.zeros(1, dtype=np.int64)
+    lam = n / n_clusters
+    if f < n:
+        # Woodbury: P = (I − Z (ZᵀZ + λI)⁻¹ Zᵀ)/λ, one f×f inverse and blocks of rows.
+        gram = (Z.T @ Z).astype(np.float64) + lam * np.eye(f)
+        left = np.asarray(scipy.linalg.solve(gram, Z.T, assume_a="pos").T, dtype=Z.dtype)
+        diagonal = (1.0 - np.einsum("ij,ij->i", left, Z)) / lam
+
+        def off_diagonal_of(block: slice) -> Array:
+            return left[block] @ Z.T / lam  # −P off the diagonal
+    else:
+        P = np.linalg.inv((Z @ Z.T).astype(np.float64) + lam * np.eye(n))
+        diagonal = np.diag(P)
+
+        def off_diagonal_of(block: slice) -> Array:
+            return -P[block]
+
+    def rows_of(block: slice) -> Array:
+        # P is symmetric, so C + Cᵀ needs no second pass.
+        return off_diagonal_of(block) * (1.0 / diagonal[block, None] + 1.0 / diagonal)
+
+    return spectral_clustering(_strongest(n, rows_of), n_clusters, seed=seed)
+
+
+BASELINES: dict[str, Callable[[npt.ArrayLike, int, int], Array]] = {
+    "k-means": kmeans_labels,
+    "k-means, unit rows": unit_kmeans_labels,
+    "5-NN graph": knn_labels,
+    "ridge": ridge_labels,
+}
+
+
+def run_baselines(
+    X: npt.ArrayLike, n_clusters: int, seed: int = 0, labels: npt.ArrayLike | None = None
+) -> list[Record]:
+    """Every baseline on X (N, ...), as records of the same shape as the method's own.
+
+    A :class:`dsc.metrics.Record` holds ``method``, ``acc``, ``nmi``, ``ari`` (None where `labels` is None) and
+    ``seconds``. Deterministic for a given `seed`.
+    """
+    records = []
+    for name, baseline in BASELINES.items():
+        start = time.perf_counter()
+        found = baseline(X, n_clusters, seed)
+        records.append(make_record(name, found, labels, time.perf_counter() - start))
+    return records

@@ -1,0 +1,487 @@
+"""The command line: `dsc fit`, `dsc presets`, `dsc --version`.
+
+Owns options, progress, messages and exit codes: 0 done, 2 wrong input (one line, no traceback), 130
+stopped by Ctrl-C (with the command that resumes). All work is done by `dsc.estimators.fit_bdsc`,
+the baselines and the report; heavy modules load when a command runs, so that --help is quick.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import dsc
+
+if TYPE_CHECKING:
+    from dsc.data import Dataset
+    from dsc.estimators import FitResult
+    from dsc.metrics import Record
+    from dsc.trainer import Progress
+
+CHECKPOINT = "checkpoint.safetensors"
+
+app = typer.Typer(
+    name="dsc",
+    help="Deep subspace clustering of images and features.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+# Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
+PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "digits"]
+GradientName = Literal["splice", "detach", "detach+ae"]
+BankName = Literal["index", "fifo"]
+AffinityName = Literal["post", "plain"]
+AssignName = Literal["discretize", "kmeans", "cluster_qr"]
+ColorName = Literal["auto", "grey", "rgb"]
+
+
+def _integers(option: str, text: str | None, counts: tuple[int, ...], form: str) -> Any:
+    """`32x32` or `1,48,42` as a tuple of positive integers."""
+    if text is None:
+        return None
+    try:
+        values = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in counts or min(values) < 1:
+        raise ValueError(f"{option}: expected {form}, got {text!r}")
+    return values
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise ValueError(f"--pixel-range: expected LOW,HIGH such as 0,255, got {text!r}")
+    return low, high
+
+
+@contextmanager
+def _one_line_warnings(console: Console) -> Iterator[None]:
+    """Warnings as `warning: text`, without file and line."""
+    with warnings.catch_warnings():
+
+        def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+
+        warnings.showwarning = show
+        yield
+
+
+class _Lines:
+    """Progress for logs and pipes: plain lines, the first epoch, each tenth of a phase and every 30 s."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.phase = ""
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, title: str) -> None:
+        self.console.print(title, markup=False, highlight=False)
+
+    def epoch(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.phase != self.phase:
+            self.phase, self.began, self.first, self.shown = progress.phase, now, progress.epoch, -1e9
+        milestone = progress.epoch % max(1, progress.epochs // 10) == 0 or progress.epoch == progress.epochs
+        if not milestone and now - self.shown < 30:
+            return
+        self.shown = now
+        done = progress.epoch - self.first
+        left = (now - self.began) / max(done, 1) * (progress.epochs - progress.epoch)
+        title, figure = _describe(progress)
+        eta = f"  ETA {_clock(left)}" if done else ""
+        self.console.print(
+            f"{title} {progress.epoch}/{progress.epochs}  {figure}{eta}",
+            markup=False,
+            highlight=False,
+        )
+
+
+class _Bars:
+    """Progress on a terminal: a bar a phase, with loss and remaining time."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.bars = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=16),  # all of it fits 80 columns
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figure]:<14}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def _finish(self) -> None:
+        for task in self.bars.tasks:
+            if not task.finished:  # pre-training ends when its error does, not at the last epoch
+                self.bars.update(task.id, total=max(task.completed, 1))
+
+    def step(self, title: str) -> None:
+        self._finish()
+        self.bars.console.print(title, markup=False, highlight=False)
+
+    def epoch(self, progress: Progress) -> None:
+        title, figure = _describe(progress)
+        if title not in self.tasks:
+            self._finish()
+            self.tasks[title] = self.bars.add_task(title, total=progress.epochs, figure="")
+        self.bars.update(self.tasks[title], completed=progress.epoch, figure=figure)
+
+
+def _describe(progress: Progress) -> tuple[str, str]:
+    if progress.phase == "pretrain":
+        return "pre-training", f"rmse {progress.metrics['rmse']:.4f}"
+    return "training", f"loss {progress.metrics['loss']:.4g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _output_directory(out: Path | None, resume: bool, name: str) -> Path:
+    from dsc.report import is_complete
+
+    if out is None:
+        if resume:
+            raise ValueError("--resume: expected --out with the directory of the run to go on with")
+        stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        suffixes = ("", *(f"-{i}" for i in range(2, 100)))
+        candidates = (stem.with_name(stem.name + suffix) for suffix in suffixes)
+        return next(path for path in candidates if not path.exists())
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: expected a directory, got the file {out}")
+    if resume:
+        if not is_complete(out) and not (out / CHECKPOINT).is_file():
+            raise ValueError(f"--resume: {out} holds no unfinished run")
+    elif out.is_dir() and any(out.iterdir()):
+        if (out / CHECKPOINT).is_file() and not is_complete(out):
+            raise ValueError(f"--out: {out} holds an unfinished run; add --resume to go on with it")
+        raise ValueError(f"--out: {out} is not empty; name another directory")
+    return out
+
+
+def _cluster_count(data: Dataset, n_clusters: int | None) -> int:
+    if n_clusters is not None:
+        return n_clusters
+    if data.labels is None:
+        raise ValueError("--n-clusters: expected a number, for the data come without labels")
+    return len(set(data.labels.tolist()))
+
+
+def _comparison(records: list[Record], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("method")
+    for heading in ("ACC", "NMI", "ARI", "seconds"):
+        table.add_column(heading, justify="right")
+    for record in records:
+        figures = [record["acc"], record["nmi"], record["ari"]]
+        table.add_row(
+            record["method"],
+            *("-" if figure is None else f"{figure:.4f}" for figure in figures),
+            f"{record['seconds']:.1f}",
+        )
+    return table
+
+
+def _settings(data: Dataset, source: str, n_clusters: int, seed: int, result: FitResult) -> dict[str, Any]:
+    import torch
+
+    training = asdict(result.train_config)
+    return {
+        "data": {
+            "source": source,
+            "name": data.name,
+            "n_samples": data.n_samples,
+            "sample_shape": list(data.X.shape[1:]),
+            "pixel_range": data.pixel_range,
+            "labels_known": data.labels is not None,
+        },
+        "n_clusters": n_clusters,
+        "seed": seed,
+        "preset": result.train_config.preset.name,
+        "training": training,
+        "loss_weights": asdict(result.training.weights),
+        "labels": asdict(result.label_config),
+        "seconds": result.seconds,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
+    """Turns what a user can cause into one line and an exit code; a bug keeps its traceback."""
+
+    @contextmanager
+    def guard() -> Iterator[None]:
+        from dsc.trainer import DivergedError
+
+        try:
+            yield
+        except KeyboardInterrupt:
+            command = resume_command()
+            hint = f"; go on with:\n  {command}" if command else "; nothing was saved"
+            console.print(f"stopped{hint}", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(130) from None
+        except (ValueError, TypeError, OSError, MemoryError, DivergedError) as error:
+            text = " ".join(str(error).split())
+            console.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return guard()
+
+
+@app.command()
+def fit(
+    context: typer.Context,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="'digits' (embedded), a folder of images, or a .npy, .npz or .mat file.",
+            metavar="digits|PATH",
+        ),
+    ],
+    n_clusters: Annotated[
+        int | None,
+        typer.Option("--n-clusters", "-k", min=1, help="Default: as many as the data have labels."),
+    ] = None,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(help="Settings of a published data set, see `dsc presets`."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step. Default: all (DSC-Net).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the preset's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's, at full batch.")] = None,
+    pretrain_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of autoencoder pre-training.")] = None,
+    gradient: Annotated[GradientName, typer.Option(help="What of the memory bank carries gradient.")] = "splice",
+    bank: Annotated[BankName, typer.Option(help="How latent rows enter the bank; fifo does not shuffle.")] = "index",
+    zero_diagonal: Annotated[
+        bool, typer.Option("--zero-diagonal", help="Keep samples out of their own combination.")
+    ] = False,
+    affinity: Annotated[
+        AffinityName | None,
+        typer.Option(help="DSC-Net's post-processing, or |C| + |C|' as it is. Default: the preset's."),
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="post: share of each row of |C| to keep.")] = None,
+    subspace_dim: Annotated[int | None, typer.Option(min=1, help="post: rank per cluster.")] = None,
+    power: Annotated[float | None, typer.Option(help="post: exponent.")] = None,
+    unit_diagonal: Annotated[
+        bool | None, typer.Option(help="post: set the diagonal to 1 before the decomposition.")
+    ] = None,
+    assign_labels: Annotated[AssignName, typer.Option(help="Last step of spectral clustering.")] = "discretize",
+    image_shape: Annotated[
+        str | None, typer.Option(help="Read rows as images: 32x32 or 3,32,32.", metavar="HxW")
+    ] = None,
+    pixel_range: Annotated[
+        str | None, typer.Option(help="Scale of the values, such as 0,255.", metavar="LOW,HIGH")
+    ] = None,
+    resize: Annotated[str | None, typer.Option(help="Folders: resample images to this size.", metavar="HxW")] = None,
+    color: Annotated[ColorName, typer.Option(help="Folders: read images as grey or rgb.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seeds everything.")] = 0,
+    baselines: Annotated[
+        bool, typer.Option(help="Also run k-means, the 5-NN graph and ridge on the same input.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="New directory for the results. Default: runs/NAME-TIME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all.")] = None,
+) -> None:
+    """Cluster a data set with BDSC; write labels, matrices, metrics and plots to a directory."""
+    from threadpoolctl import threadpool_limits
+
+    messages = Console(stderr=True)
+    place: list[Path] = []
+
+    def resume_command() -> str | None:
+        if not place or not (place[0] / CHECKPOINT).is_file():
+            return None
+        given = [
+            (parameter.opts[0], context.params[str(parameter.name)])
+            for parameter in context.command.params
+            if parameter.name not in ("out", "resume")
+            and str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
+        ]
+        words = ["dsc", "fit"]
+        for option, value in given:
+            if isinstance(value, bool):
+                words.append(option if value else option.replace("--", "--no-", 1))
+            else:
+                words += [option, str(value)]
+        return shlex.join([*words, "--out", str(place[0]), "--resume"])
+
+    with _guarded(messages, resume_command), _one_line_warnings(messages):
+        import torch
+
+        from dsc.baselines import run_baselines
+        from dsc.data import load
+        from dsc.estimators import fit_bdsc
+        from dsc.metrics import make_record
+        from dsc.report import is_complete, write_run
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        dataset = load(
+            data,
+            image_shape=_integers("--image-shape", image_shape, (2, 3), "HxW or C,H,W"),
+            pixel_range=_range(pixel_range),
+            resize=_integers("--resize", resize, (2,), "HxW"),
+            color=color,
+        )
+        count = _cluster_count(dataset, n_clusters)
+        directory = _output_directory(out, resume, dataset.name)
+        if resume and is_complete(directory):
+            messages.print(f"{directory} is complete, nothing to resume", highlight=False)
+            return
+        place.append(directory)
+        shape = " x ".join(str(s) for s in dataset.X.shape[1:])
+        messages.print(
+            f"{dataset.name}: {dataset.n_samples} samples of {shape}, {count} clusters",
+            markup=False,
+            highlight=False,
+        )
+        chosen = preset or ("digits" if data == "digits" else None)
+        checkpoint = directory / CHECKPOINT
+        show: _Bars | _Lines = _Bars(messages) if messages.is_terminal else _Lines(messages)
+        with show, threadpool_limits(limits=threads):
+            result = fit_bdsc(
+                dataset,
+                count,
+                preset=chosen,
+                batch_size=batch_size,
+                gradient=gradient,
+                bank=bank,
+                epochs=epochs,
+                lr=lr,
+                pretrain_steps=pretrain_steps,
+                zero_diagonal=zero_diagonal,
+                affinity=affinity,
+                threshold=threshold,
+                subspace_dim=subspace_dim,
+                power=power,
+                unit_diagonal=unit_diagonal,
+                assign_labels=assign_labels,
+                seed=seed,
+                device=device,
+                checkpoint=checkpoint,
+                resume=resume,
+                callback=show.epoch,
+            )
+            record = make_record("BDSC", result.labels, dataset.labels, sum(result.seconds.values()))
+            others: list[Record] = []
+            if baselines:
+                show.step("baselines on the same input")
+                others = run_baselines(dataset.X, count, seed, dataset.labels)
+            show.step("writing results")
+            shows_images = dataset.image_shape is not None and dataset.image_shape[0] in (1, 3)
+            write_run(
+                directory,
+                labels=result.labels,
+                coefficients=result.coefficients,
+                affinity=result.affinity,
+                method=record,
+                baselines=others,
+                config=_settings(dataset, data, count, seed, result),
+                pretraining=result.training.pretraining,
+                history=result.training.history,
+                images=dataset.X if shows_images else None,
+            )
+        checkpoint.unlink(missing_ok=True)
+
+        results = Console()
+        title = f"{dataset.name}, {dataset.n_samples} samples, {count} clusters"
+        if dataset.labels is None:
+            title += " (no true labels: nothing to compare with)"
+        results.print(_comparison([record, *others], title))
+        results.print(f"results in {directory}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets: the data they were published on, and what they set."""
+    from dsc.presets import PRESETS, get_preset
+
+    table = Table(title="Presets (`dsc fit --preset NAME`)", title_justify="left")
+    headings = ("name", "image", "pixels", "channels", "kernels", "epochs", "thrC", "dim", "power")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    for name in PRESETS:
+        # What depends on the number of clusters is shown for the 38 subjects of the published set.
+        preset = get_preset(name, 38)
+        table.add_row(
+            name,
+            "any" if preset.image_shape is None else "x".join(map(str, preset.image_shape)),
+            "any" if preset.pixel_range is None else "{:g}..{:g}".format(*preset.pixel_range),
+            ",".join(map(str, preset.channels)),
+            ",".join(map(str, preset.kernels)),
+            "by size" if preset.epochs is None else str(preset.epochs),
+            f"{preset.threshold:g}",
+            str(preset.subspace_dim),
+            f"{preset.power:g}",
+        )
+    Console().print(table)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"dsc-ext {dsc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Deep subspace clustering of images and features."""
+
+
+def main() -> None:
+    """Entry point of the console script `dsc`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

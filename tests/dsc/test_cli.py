@@ -1,0 +1,242 @@
+"""The command line on tiny data: results, resume after Ctrl-C, exit codes and one-line errors."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import typing
+
+import dsc
+import dsc.cli as cli
+import numpy as np
+import pytest
+from dsc.clustering import AFFINITIES, ASSIGN_LABELS
+from dsc.methods.bdsc import GRADIENTS
+from dsc.presets import PRESETS
+from typer.testing import CliRunner
+
+QUICK = ["--epochs", "4", "--pretrain-steps", "20"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Twelve noisy variants of three 8 x 8 patterns, labelled."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(3), 12)
+    X = rng.random((3, 8, 8))[y] * rng.uniform(0.5, 1.0, (36, 1, 1)) + 0.02 * rng.random((36, 8, 8))
+    path = tmp_path / "patterns.npz"
+    np.savez(path, images=X.astype(np.float32), labels=y)
+    return path
+
+
+def read_labels(directory):
+    with (directory / "labels.csv").open() as file:
+        return [int(row["label"]) for row in csv.DictReader(file)]
+
+
+def test_fit_writes_everything_and_compares(images, tmp_path):
+    out = tmp_path / "run"
+    result = run("fit", "--data", images, "--out", out, "--batch-size", 9, *QUICK)
+    assert result.exit_code == 0, result.output
+    for text in ("ACC", "NMI", "ARI", "BDSC", "k-means", "5-NN graph", "ridge", f"results in {out}"):
+        assert text in result.stdout
+    assert "training 4/4  loss" in result.stderr
+    names = {p.name for p in out.iterdir()}
+    assert names == {
+        "labels.csv", "coefficients.npz", "affinity.npz", "metrics.json", "config.json", "history.json", "plots",
+    }  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert 0 <= metrics["acc"] <= 1
+    assert len(metrics["baselines"]) == 4
+    config = json.loads((out / "config.json").read_text())
+    assert config["n_clusters"] == 3  # counted from the labels
+    assert config["training"]["batch_size"] == 9
+    assert config["training"]["epochs"] == 4
+    assert config["data"]["n_samples"] == 36
+    assert len(read_labels(out)) == 36
+    assert (out / "plots" / "clusters.png").is_file()
+
+
+def test_data_without_labels(images, tmp_path):
+    with np.load(images) as file:
+        np.save(tmp_path / "plain.npy", file["images"].reshape(36, -1))
+    out = tmp_path / "run"
+    refused = run("fit", "--data", tmp_path / "plain.npy", "--out", out, *QUICK)
+    assert refused.exit_code == 2
+    assert "--n-clusters: expected a number" in refused.stderr
+    result = run("fit", "--data", tmp_path / "plain.npy", "-k", 3, "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [metrics["acc"], metrics["nmi"], metrics["ari"]] == [None] * 3
+    assert [b["acc"] for b in metrics["baselines"]] == [None] * 4
+    assert not (out / "plots" / "clusters.png").exists()
+    reshaped = run(
+        "fit", "--data", tmp_path / "plain.npy", "-k", 3, "--image-shape", "8x8",
+        "--out", tmp_path / "run2", "--no-baselines", *QUICK,
+    )  # fmt: skip
+    assert reshaped.exit_code == 0, reshaped.output
+    assert (tmp_path / "run2" / "plots" / "clusters.png").exists()
+    assert "k-means" not in reshaped.stdout
+
+
+def test_default_directory_and_default_preset(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+
+    def stop(data, n_clusters, **settings):
+        seen.update(settings, n_clusters=n_clusters)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("dsc.estimators.fit_bdsc", stop)
+    result = run("fit", "--data", "digits")
+    assert result.exit_code == 2
+    assert flat(result.stderr).endswith("error: far enough")
+    assert (seen["preset"], seen["n_clusters"]) == ("digits", 10)
+    assert re.fullmatch(r"runs/digits-\d{8}-\d{6}", str(seen["checkpoint"].parent))
+    assert not (tmp_path / "runs").exists()  # a refused run leaves nothing behind
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "train"])
+def test_interrupted_run_resumes_to_the_same_result(images, tmp_path, monkeypatch, phase):
+    common = ["fit", "--data", images, "--batch-size", 9, "--epochs", 6, "--pretrain-steps", 700]
+    common += ["--gradient", "detach+ae", "--seed", 3]
+    whole = run(*common, "--out", tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output
+
+    stopped, epoch = tmp_path / "stopped", cli._Lines.epoch
+
+    def interrupt(self, progress):
+        epoch(self, progress)
+        if progress.phase == phase and progress.epoch == (100 if phase == "pretrain" else 3):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli._Lines, "epoch", interrupt)
+        result = run(*common, "--out", stopped)
+    assert result.exit_code == 130, result.output
+    assert "stopped" in result.stderr
+    assert [p.name for p in stopped.iterdir()] == ["checkpoint.safetensors"]
+
+    again = run(*common, "--out", stopped)
+    assert again.exit_code == 2
+    assert "holds an unfinished run; add --resume" in flat(again.stderr)
+    other = run(*common, "--lr", 0.5, "--out", stopped, "--resume")
+    assert other.exit_code == 2
+    assert "another run" in flat(other.stderr)
+
+    words = shlex.split(result.stderr.splitlines()[-1])
+    assert words[0] == "dsc"
+    resumed = run(*words[1:])  # the very command that was printed
+    assert resumed.exit_code == 0, resumed.output
+    assert not (stopped / "checkpoint.safetensors").exists()
+    with np.load(tmp_path / "whole" / "coefficients.npz") as a, np.load(stopped / "coefficients.npz") as b:
+        np.testing.assert_array_equal(a["coefficients"], b["coefficients"])
+    assert read_labels(tmp_path / "whole") == read_labels(stopped)
+
+    done = run(*words[1:])
+    assert done.exit_code == 0
+    assert "complete, nothing to resume" in flat(done.stderr)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_a_real_ctrl_c_saves_and_exits_130(images, tmp_path):
+    out = tmp_path / "run"
+    source = os.pathsep.join([os.path.dirname(os.path.dirname(dsc.__file__)), *filter(None, sys.path)])
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "dsc.cli", "fit", "--data", images, "--out", out),
+            *("--epochs", "1000000", "--pretrain-steps", "20", "--threads", "1"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        for line in process.stderr:
+            if line.startswith("training 1/"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 130, rest
+    finally:
+        process.kill()
+    assert "--resume" in rest
+    assert "Traceback" not in rest
+    assert (out / "checkpoint.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--data", "nowhere.npz"], "'nowhere.npz', which does not exist"),
+        (["--data", "DATA", "-k", "37"], "n_clusters: expected at most .*n_samples=36, got 37"),
+        (["--data", "DATA", "--preset", "orl"], r"preset orl: expected .*\(1, 32, 32\)"),
+        (["--data", "DATA", "--image-shape", "8by8"], "--image-shape: expected HxW or C,H,W, got '8by8'"),
+        (["--data", "DATA", "--pixel-range", "9,3"], "--pixel-range: expected LOW,HIGH"),
+        (["--data", "DATA", "--resize", "8x8"], "only a folder of images"),
+        (["--data", "DATA", "--resume"], "--resume: expected --out"),
+        (["--data", "DATA", "--resume", "--out", "none"], "--resume: none holds no unfinished run"),
+        (["--data", "DATA", "--out", "full"], "--out: full is not empty"),
+        (["--data", "DATA", "--out", "full/file"], "--out: expected a directory, got the file"),
+        (["--data", "DATA", "--device", "abacus"], "device: expected 'cpu', 'cuda' or 'cuda:N', got 'abacus'"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(images, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    result = run("fit", *[str(images) if a == "DATA" else a for a in arguments], *QUICK)
+    assert result.exit_code == 2, result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert re.search(text, errors[0])
+    assert result.stderr.splitlines()[-1] == errors[0]
+    assert (tmp_path / "full" / "file").read_text() == "x"
+
+
+def test_memory_refusal_is_one_line(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("dsc.estimators._available_bytes", lambda: 10)
+    result = run("fit", "--data", images, "--out", tmp_path / "run", *QUICK)
+    assert result.exit_code == 2
+    assert "error: BDSC: 36 samples need about" in flat(result.stderr)
+
+
+def test_presets_lists_them_all_and_choices_are_the_modules_own():
+    result = run("presets")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in PRESETS)
+    assert typing.get_args(cli.PresetName) == PRESETS
+    assert typing.get_args(cli.GradientName) == GRADIENTS
+    assert set(typing.get_args(cli.AffinityName)) == set(AFFINITIES)
+    assert set(typing.get_args(cli.AssignName)) == set(ASSIGN_LABELS)
+
+
+def test_version_and_help():
+    result = run("--version")
+    assert (result.exit_code, result.stdout.strip()) == (0, f"dsc-ext {dsc.__version__}")
+    assert run("fit", "--help").exit_code == 0
+
+
+def test_import_and_help_load_nothing_heavy():
+    code = "import sys, dsc, dsc.cli; print(*[m for m in ('torch', 'sklearn', 'matplotlib') if m in sys.modules])"
+    source = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": source},
+    )
+    assert done.stdout.strip() == ""
