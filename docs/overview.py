@@ -2,8 +2,8 @@
 
     dsc fit --data digits --out runs/digits && python docs/overview.py runs/digits
 
-Left to right, what the package does: samples, the coefficient matrix that writes each as a combination of the others, and
-the groups that spectral clustering of |C| + |C|ᵀ finds.
+Left to right, what the package does: samples, the coefficient matrix that writes each as a combination of the others,
+and the groups that spectral clustering of |C| + |C|ᵀ finds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.gridspec import GridSpec
 from sklearn.datasets import load_digits
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 ROWS, COLUMNS = 10, 10
 
@@ -37,7 +37,9 @@ def main(run: Path) -> None:
     # A pixel of the picture is the largest of a block of coefficients, or thin lines would vanish.
     block = 6
     side = len(order) // block * block
-    shown = np.abs(C[np.ix_(order, order)][:side, :side]).reshape(side // block, block, side // block, block).max((1, 3))
+    shown = (
+        np.abs(C[np.ix_(order, order)][:side, :side]).reshape(side // block, block, side // block, block).max((1, 3))
+    )
     mixed = random.choice(len(images), ROWS * COLUMNS, replace=False)
     grouped = np.concatenate([random.choice(np.flatnonzero(labels == k), COLUMNS) for k in range(ROWS)])
 
