@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 
-def last_occurrence(rows: Tensor) -> Tensor:
-    """(B,) bool: whether position ``b`` holds the last occurrence of ``rows[b]``. Duplicates resolve to the last."""
-    position = torch.arange(rows.numel(), device=rows.device)
-    later_twin = (rows[None, :] == rows[:, None]) & (position[None, :] > position[:, None])
-    return ~later_twin.any(dim=1)
+def last_occurrence(rows: Tensor, n: int) -> Tensor:
+    """(B,) int64: for each position the last one holding the same row (of ``n``), the one duplicates resolve to."""
+    position = torch.arange(rows.shape[0], device=rows.device)
+    return rows.new_full((n,), -1).scatter_reduce(0, rows, position, "amax")[rows]
+
+
+def is_last_occurrence(rows: Tensor, n: int) -> Tensor:
+    """(B,) bool: whether position ``b`` holds the last occurrence of ``rows[b]``."""
+    return last_occurrence(rows, n) == torch.arange(rows.shape[0], device=rows.device)
 
 
 def splice(M: Tensor, rows: Tensor, Z: Tensor | None) -> Tensor:
     """The bank ``M`` (N, d) with rows ``rows`` replaced by the live ``Z`` (B, d); the last duplicate wins."""
     if Z is None:
         return M
-    keep = last_occurrence(rows)
+    keep = is_last_occurrence(rows, M.shape[0])
     return M.index_copy(0, rows[keep], Z[keep])
 
 
@@ -87,7 +91,7 @@ def _into_bank(old: Tensor, Z: Tensor, bank: Tensor, normalize: bool, momentum: 
 
 def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool = False, momentum: float = 0.0) -> None:
     """bank[rows] = unit?(momentum · bank[rows] + (1 − momentum) · Z), the last duplicate winning."""
-    keep = last_occurrence(rows)
+    keep = is_last_occurrence(rows, bank.shape[0])
     target = rows[keep]
     bank[target] = _into_bank(bank[target], Z[keep], bank, normalize, momentum)
 

@@ -164,10 +164,8 @@ def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagon
     """(B, N): ∂L/∂C[r_b, j] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the diagonal."""
     values = G @ M.T
     if Z is not None:
-        keep = reference.last_occurrence(rows)
-        # A losing duplicate's column is written by its winner too, with the same values: order does not matter.
-        winner = torch.where(rows[:, None] == rows[None, :], keep[None, :], False).long().argmax(dim=1)
-        values.index_copy_(1, rows, G @ Z[winner].T)
+        # Duplicates write the same column with the same values, those of the last: their order does not matter.
+        values.index_copy_(1, rows, G @ Z[reference.last_occurrence(rows, M.shape[0])].T)
     if zero_diagonal:
         values.scatter_(1, rows[:, None], 0.0)
     return values
@@ -178,7 +176,7 @@ def _grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offs
     block = C[(rows - row_offset)[:, None], rows[None, :]]
     if zero_diagonal:
         block.masked_fill_(rows[:, None] == rows[None, :], 0.0)
-    return (block.T @ G).masked_fill_(~reference.last_occurrence(rows)[:, None], 0.0)
+    return (block.T @ G).masked_fill_(~reference.is_last_occurrence(rows, C.shape[1])[:, None], 0.0)
 
 
 _op = register(
