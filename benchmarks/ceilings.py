@@ -69,7 +69,7 @@ class Ceilings:
         self.measure()
 
     def measure(self, repeats: int = 5) -> None:
-        """Runs both again. A ceiling is the best ever seen: measuring before and after a run rides out other load."""
+        """Runs both again. A ceiling is the best ever seen: measuring all through a run rides out other load."""
         for _ in range(repeats):
             self.bytes_per_second = max(self.bytes_per_second, self._copied / self.clock(self._copy))
             self.flop_per_second = max(self.flop_per_second, self._multiplied / self.clock(self._gemm))

@@ -52,7 +52,7 @@ def test_runs_end_to_end(tmp_path: Path) -> None:
         for variant in variants.values():
             times = variant["seconds"]
             assert 0 < times["min"] <= times["p20"] <= times["median"] <= times["p80"] <= times["max"]
-            assert 0 <= variant["relative_error"] <= 1e-4
+            assert 0 <= variant["relative_error"] <= 1e-3
         if result["order"] != "adjacent":
             assert all(variants[name]["peak_bytes"] >= 0 for name in ("naive", result["best"], "ours"))
 
