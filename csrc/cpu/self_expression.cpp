@@ -1,8 +1,8 @@
 // The batch's rows of C times the spliced bank, as a blocked product that gathers while it packs.
 //
-// Rows of C are taken in groups. For each slice of 128 samples the group's part of C is copied side by side (this is
+// Rows of C are taken in groups. For each slice of samples the group's part of C is copied side by side (this is
 // where rows are gathered and the diagonal is dropped) and each panel of the bank is copied with live rows in place;
-// both copies are a few KB and live in the cache. The order of summation depends on the shape alone, never on the
+// both copies live in the L2 cache. The order of summation depends on the shape alone, never on the
 // number of threads.
 #include "self_expression.h"
 
@@ -88,7 +88,10 @@ template <class T>
 void run(const Problem<T>& p, int threads) {
     const Simd<T>& simd = simd_of<T>();
     const int64_t tiles = (p.B + simd.tile_rows - 1) / simd.tile_rows;
-    const int64_t per_group = std::clamp<int64_t>((tiles + threads - 1) / threads, 1, kMaxTiles) * simd.tile_rows;
+    // As few groups as hold the tiles, but the same number for every thread.
+    const int64_t fewest = (tiles + kMaxTiles - 1) / kMaxTiles;
+    const int64_t wanted = (fewest + threads - 1) / threads * threads;
+    const int64_t per_group = (tiles + wanted - 1) / wanted * simd.tile_rows;
     const int64_t groups = (p.B + per_group - 1) / per_group;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
     for (int64_t g = 0; g < groups; ++g) {

@@ -9,9 +9,9 @@
 
 namespace dsc::cpu {
 
-// Length of the slices in which a long sum over samples is taken: a slice of the bank panel and of C fit the L1 cache
-// together.
-inline constexpr int64_t kSlice = 128;
+// Length of the slices in which a long sum over samples is taken: long enough that gathered rows are read in runs of
+// 2 KB, short enough that a slice of the batch and of the bank stay in the L2 cache.
+inline constexpr int64_t kSlice = 512;
 inline constexpr int kMaxTileRows = 12;
 inline constexpr int kMaxTileColumns = 32;
 
