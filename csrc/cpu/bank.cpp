@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "bank_row.h"
+#include "cpu/rows.h"
 
 namespace dsc::cpu {
 
@@ -31,18 +32,12 @@ bool is_last(const int64_t* rows, int64_t b, int64_t B) {
     return std::find(rows + b + 1, rows + B, rows[b]) == rows + B;
 }
 
-bool strictly_increasing(const int64_t* rows, int64_t B) {
-    return std::adjacent_find(rows, rows + B, [](int64_t a, int64_t b) { return a >= b; }) == rows + B;
-}
-
 }  // namespace
 
 Status bank_scatter_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, int64_t bank_stride, int64_t N,
                      int64_t d, const int64_t* rows, const void* Z, int64_t Z_stride, int64_t B, bool normalize,
                      double momentum) {
-    for (int64_t b = 0; b < B; ++b) {
-        if (rows[b] < 0 || rows[b] >= N) return {kIndexOutOfRange, "rows must lie in [0, N), the slots of the bank"};
-    }
+    if (!all_within(rows, B, 0, N)) return {kIndexOutOfRange, "rows must lie in [0, N), the slots of the bank"};
     const bool distinct = strictly_increasing(rows, B);
     return with_bank_types(bank_dtype, Z_dtype, [&](auto bank_zero, auto live_zero) {
         using Bank = decltype(bank_zero);

@@ -4,18 +4,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 namespace dsc::cpu {
 
 namespace {
-
-bool strictly_increasing(const int64_t* rows, int64_t B) {
-    for (int64_t b = 1; b < B; ++b) {
-        if (rows[b] <= rows[b - 1]) return false;
-    }
-    return true;
-}
 
 // Columns are taken in pieces, so that the summed gradient of duplicate rows needs no more than a buffer on the stack.
 template <class T>
@@ -64,19 +58,14 @@ void run(T* C, T* exp_avg, T* exp_avg_sq, int64_t* step, int64_t m, const int64_
 Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg_sq, int64_t* step, int64_t n,
                  int64_t m, const int64_t* rows, const void* grad, int64_t grad_stride, int64_t B, double lr,
                  double beta1, double beta2, double eps, double weight_decay, double l1) {
-    for (int64_t b = 0; rows && b < B; ++b) {
-        if (rows[b] < 0 || rows[b] >= n) return {kIndexOutOfRange, "rows must lie in [0, n), the rows of C"};
-    }
-    const auto solve = [&](auto zero) {
+    if (rows && !all_within(rows, B, 0, n)) return {kIndexOutOfRange, "rows must lie in [0, n), the rows of C"};
+    return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         run(static_cast<T*>(C), static_cast<T*>(exp_avg), static_cast<T*>(exp_avg_sq), step, m, rows,
             static_cast<const T*>(grad), grad_stride, B, lr, beta1, beta2, eps, weight_decay, l1,
             static_cast<int>(queue));
         return Status{};
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cpu

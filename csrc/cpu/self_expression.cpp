@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 namespace dsc::cpu {
@@ -106,25 +107,20 @@ int64_t self_expression_splits(int64_t, int64_t, int64_t) { return 1; }
 Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
                        const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
                        const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, int64_t, void*, void* out) {
-    for (int64_t b = 0; b < B; ++b) {
-        const int64_t local = rows[b] - row_offset;
-        if (local < 0 || local >= n)
-            return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
+    if (!all_within(rows, B, row_offset, row_offset + n)) {
+        return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
     }
     if (slot) {
         std::fill_n(slot, N, -1);
         for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);
     }
-    const auto solve = [&](auto zero) {
+    return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         run(Problem<T>{static_cast<const T*>(C), C_stride, row_offset, static_cast<const T*>(M), M_stride, N, d, rows,
                        B, static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, static_cast<T*>(out)},
             static_cast<int>(queue));
         return Status{};
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cpu

@@ -71,7 +71,7 @@ void merge_row(const T* values, const Filed* begin, const Filed* end, int64_t pl
 Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* offset,
                         const Filed* filed, const int64_t* out_crow, bool maximum, int64_t* out_column,
                         void* out_values, int64_t* position, int64_t* mirror, void* share) {
-    const auto solve = [&](auto zero) {
+    return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
 #pragma omp parallel for num_threads(static_cast<int>(queue)) schedule(dynamic, 256) if (queue > 1)
         for (int64_t i = 0; i < n; ++i) {
@@ -79,10 +79,7 @@ Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values,
                       out_column, static_cast<T*>(out_values), position, mirror, static_cast<T*>(share));
         }
         return Status{};
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cpu

@@ -71,15 +71,12 @@ int64_t threshold_coefficients_scratch(int64_t m, Queue queue) {
 
 Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t m,
                               double rho, void* scratch, void* out) {
-    const auto solve = [&](auto zero) {
+    return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         run(static_cast<const T*>(C), C_stride, n, m, rho, static_cast<Candidate*>(scratch), static_cast<T*>(out),
             static_cast<int>(queue));
         return Status{};
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cpu

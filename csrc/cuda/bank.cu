@@ -36,9 +36,7 @@ __global__ void __launch_bounds__(kThreads)
                         int64_t Z_stride, int64_t B, bool normalize, double momentum) {
     const int64_t b = blockIdx.x, row = rows[b];
     DSC_DEVICE_ASSERT(row >= 0 && row < N, "bank_scatter_: rows must lie in the bank");
-    bool overwritten = false;
-    for (int64_t later = b + 1 + threadIdx.x; later < B; later += kThreads) overwritten |= rows[later] == row;
-    if (__syncthreads_or(overwritten)) return;
+    if (block_finds<kThreads>(rows, b + 1, B, row)) return;  // overwritten by a later one
     enter_row(bank + row * bank_stride, Z + b * Z_stride, d, normalize, momentum);
 }
 

@@ -1,4 +1,4 @@
-// Block-wide sums in a fixed order, so that a reduction gives the same bits in every run.
+// What a whole block does together: sums in a fixed order, so that they are the same bits in every run, and searches.
 #pragma once
 
 #include "common/launch.cuh"
@@ -24,6 +24,14 @@ __device__ inline T block_sum(T value) {
     T total = 0;
     for (int w = 0; w < kThreads / kWarp; ++w) total += partial[w];
     return total;
+}
+
+// Whether any of rows[begin, end) equals row; the same answer for every thread of the block.
+template <int kThreads>
+__device__ inline bool block_finds(const int64_t* rows, int64_t begin, int64_t end, int64_t row) {
+    bool found = false;
+    for (int64_t b = begin + threadIdx.x; b < end; b += kThreads) found |= rows[b] == row;
+    return __syncthreads_or(found) != 0;
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // Floor: 28 bytes an element in float32 (reads c, m, v, grad; writes c, m, v) over the memory bandwidth; arithmetic is
 // hidden. Deterministic: an element is written by one thread; gradients of duplicate rows are added in the order of the
 // batch.
-#include "common/launch.cuh"
+#include "cuda/block.cuh"
 #include "row_adam.h"
 
 namespace dsc::cuda {
@@ -18,13 +18,6 @@ struct Rates {
     double lr, beta1, beta2, eps, weight_decay, l1;
 };
 
-// Whether any of rows[begin, end) equals row; the same answer for every thread of the block.
-__device__ bool occurs(const int64_t* rows, int64_t begin, int64_t end, int64_t row) {
-    bool found = false;
-    for (int64_t b = begin + threadIdx.x; b < end; b += kThreads) found |= rows[b] == row;
-    return __syncthreads_or(found) != 0;
-}
-
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     row_adam_kernel(T* C, T* exp_avg, T* exp_avg_sq, const int64_t* step, int64_t n, int64_t m, const int64_t* rows,
@@ -32,8 +25,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t b = blockIdx.x;
     const int64_t row = rows ? rows[b] : b;
     DSC_DEVICE_ASSERT(row >= 0 && row < n, "row_adam_: rows must lie in C");
-    if (rows && occurs(rows, 0, b, row)) return;  // its first occurrence does it
-    const bool duplicated = rows && occurs(rows, b + 1, B, row);
+    if (rows && block_finds<kThreads>(rows, 0, b, row)) return;  // its first occurrence does it
+    const bool duplicated = rows && block_finds<kThreads>(rows, b + 1, B, row);
 
     const double t = static_cast<double>(step[row] + 1);
     const T step_size = T(rates.lr / (1.0 - pow(rates.beta1, t)));
@@ -61,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads) count_steps_kernel(int64_t* step, const int64_t* rows, int64_t B) {
     const int64_t b = blockIdx.x;
     const int64_t row = rows ? rows[b] : b;
-    if (rows && occurs(rows, 0, b, row)) return;
+    if (rows && block_finds<kThreads>(rows, 0, b, row)) return;
     if (threadIdx.x == 0) ++step[row];
 }
 
@@ -73,7 +66,7 @@ Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg
     const int64_t pieces = (m + kPiece - 1) / kPiece;
     const dim3 grid(blocks_for(B, 1), static_cast<unsigned>(pieces < kMaxPieces ? pieces : kMaxPieces));
     const Rates rates = {lr, beta1, beta2, eps, weight_decay, l1};
-    const auto solve = [&](auto zero) -> Status {
+    return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
         if (Status s = launch(row_adam_kernel<T>, grid, dim3(kThreads), 0, queue, static_cast<T*>(C),
                               static_cast<T*>(exp_avg), static_cast<T*>(exp_avg_sq), static_cast<const int64_t*>(step),
@@ -82,10 +75,7 @@ Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg
             return s;
         }
         return launch(count_steps_kernel, dim3(blocks_for(B, 1)), dim3(kThreads), 0, queue, step, rows, B);
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cuda

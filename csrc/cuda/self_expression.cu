@@ -177,16 +177,13 @@ Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride
                        const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
                        const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, int64_t splits,
                        void* partial, void* out) {
-    const auto solve = [&](auto zero) {
+    return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         return run(
             Operands<T>{static_cast<const T*>(C), C_stride, n, row_offset, static_cast<const T*>(M), M_stride, N, d,
                         rows, B, static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, 0, static_cast<T*>(partial)},
             queue, slot, splits, static_cast<T*>(out));
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cuda

@@ -148,15 +148,12 @@ Status symmetrize_file(Queue queue, int64_t n, const int64_t* crow, const int64_
 Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* offset,
                         const Filed* filed, const int64_t* out_crow, bool maximum, int64_t* out_column,
                         void* out_values, int64_t* position, int64_t* mirror, void* share) {
-    const auto solve = [&](auto zero) {
+    return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         return launch(merge_kernel<T>, grid_for(n), dim3(kThreads), 0, queue, n, static_cast<const T*>(values), offset,
                       filed, out_crow, maximum, out_column, static_cast<T*>(out_values), position, mirror,
                       static_cast<T*>(share));
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cuda

@@ -98,14 +98,11 @@ int64_t threshold_coefficients_scratch(int64_t, Queue) { return 0; }
 
 Status threshold_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t m,
                               double rho, void*, void* out) {
-    const auto solve = [&](auto zero) {
+    return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         return launch(threshold_kernel<T>, dim3(blocks_for(n, 1)), dim3(kThreads), 0, queue, static_cast<const T*>(C),
                       C_stride, m, rho, static_cast<T*>(out));
-    };
-    if (dtype == DType::f32) return solve(0.0f);
-    if (dtype == DType::f64) return solve(0.0);
-    return unsupported_dtype();
+    });
 }
 
 }  // namespace dsc::cuda
