@@ -191,7 +191,7 @@ def fit_bdsc(
         raise ValueError(f"BDSC: assign_labels: expected one of {', '.join(ASSIGN_LABELS)}, got {assign_labels!r}")
 
     if preset is None:
-        chosen = automatic(tuple(data.X.shape[1:]))
+        chosen = automatic(tuple(data.X.shape[1:]), n / n_clusters)
     elif isinstance(preset, Preset):
         chosen = preset
     else:

@@ -16,22 +16,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
 
-BLOBS = (
-    "scikit-learn asks for an ARI above 0.4 on three blobs in a plane. All of it is one subspace of "
-    "dimension 2, and the post-processing presumes one of dimension 9 for each cluster"
-)
-
-
-def expected_failures(estimator):
-    return {"check_clustering": BLOBS} if estimator.affinity == "post" else {}
-
 
 @parametrize_with_checks(
     [
         BDSC(epochs=60, pretrain_steps=100),
         BDSC(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, gradient="detach+ae"),
     ],
-    expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

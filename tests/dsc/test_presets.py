@@ -135,3 +135,10 @@ def test_scale_free_weights_balance_the_ideal_partition():
     w = LossWeights.scale_free(5.0, 7.0, n, clusters)
     assert w.coefficients * (means**2).sum() == pytest.approx(w.self_expression * 7.0 * n)
     assert w.reconstruction * 5.0 * n == pytest.approx(n)
+
+
+def test_small_clusters_take_the_post_processing_published_for_small_clusters():
+    few, many = automatic((1, 32, 32), 10), automatic((1, 32, 32), 72)
+    orl = get_preset("orl", 40)
+    assert (few.threshold, few.subspace_dim, few.power) == (orl.threshold, orl.subspace_dim, orl.power) == (0.2, 3, 1.0)
+    assert many == automatic((1, 32, 32)) and many.subspace_dim == 9
