@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dsc.baselines import run_baselines
 from dsc.clustering import cluster_coefficients
 from dsc.data import Dataset, load
 from dsc.metrics import evaluate
@@ -38,6 +39,7 @@ PLAN = {
     "coil20": ("coil20_32x32.mat", 20, (1, 4, 8), range(3)),
 }
 SCORES = ("acc", "nmi", "ari")
+BASELINE_SEEDS = range(5)
 
 
 def configuration(name: str, n_samples: int, n_clusters: int, seed: int, k: int) -> TrainConfig:
@@ -86,7 +88,20 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(runs: list[dict[str, Any]]) -> None:
+def baselines(name: str, data: Dataset, n_clusters: int) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of the baselines on the raw pixels, a row each."""
+    found = [run_baselines(data.X.reshape(data.n_samples, -1), n_clusters, s, data.labels) for s in BASELINE_SEEDS]
+    rows = []
+    for records in zip(*found, strict=True):
+        row: dict[str, Any] = {"data": name, "method": records[0]["method"], "seeds": len(records)}
+        for score in SCORES:
+            values = [record[score] for record in records]
+            row[score], row[f"{score}_sd"] = round(mean(values), 4), round(stdev(values), 4)
+        rows.append(row)
+    return rows
+
+
+def write(runs: list[dict[str, Any]], raw: list[dict[str, Any]]) -> None:
     packages = ("dsc-ext", "torch", "numpy", "scipy", "scikit-learn")
     content = {
         "what": "BDSC, index replacement, live batch rows; k = 1 is full-batch DSC-Net; last epoch; "
@@ -94,6 +109,7 @@ def write(runs: list[dict[str, Any]]) -> None:
         "versions": {"python": platform.python_version(), **{p: installed(p) for p in packages}},
         "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
         "summary": summarise(runs),
+        "baselines": raw,
         "runs": runs,
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +127,7 @@ def main() -> None:
         parser.error("--data or DSC_DATA: expected the folder of orl_32x32.mat and coil20_32x32.mat")
 
     runs: list[dict[str, Any]] = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+    raw: list[dict[str, Any]] = []
     for name, (file, n_clusters, splits, seeds) in PLAN.items():
         if args.only not in (None, name):
             continue
@@ -147,7 +164,11 @@ def main() -> None:
                 print(f"{name} seed {seed} k {k}: {run['post']} plain {run['plain']} {seconds} s", flush=True)
                 kept = [r for r in runs if (r["data"], r["seed"], r["k"]) != (name, seed, k)]
                 runs = sorted([*kept, run], key=lambda r: (r["data"], r["seed"], r["k"]))
-                write(runs)
+                write(runs, raw)
+        raw += baselines(name, data, n_clusters)
+    write(runs, raw)
+    for row in raw:
+        print(f"{row['data']:7} {row['method']:18}  ACC {row['acc']:.4f} ± {row['acc_sd']}  NMI {row['nmi']:.4f}")
     for row in summarise(runs):
         print(
             f"{row['data']:7} k={row['k']}  ACC {row['acc']:.4f} ± {row['acc_sd']}  "
