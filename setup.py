@@ -112,6 +112,8 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_INSTALL_PREFIX={destination}",
             f"-DDSC_CUDA={'ON' if nvcc else 'OFF'}",
+            # pip hides what a successful build prints: the diagnosis has to be able to say it again.
+            f"-DDSC_NVCC_SEARCHED={'' if nvcc else ', '.join(searched)}",
         ]  # fmt: skip
         if nvcc:
             configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DCMAKE_CUDA_ARCHITECTURES={cuda_archs()}"]

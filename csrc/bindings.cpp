@@ -79,6 +79,7 @@ PYBIND11_MODULE(DSC_MODULE_NAME, m) {
     DSC_DEFINE_LAUNCHERS(cpu, cpu);
     m.attr("openmp") = dsc::cpu::has_openmp();
     m.attr("isa") = dsc::cpu::instruction_set();
+    m.attr("nvcc_searched") = DSC_NVCC_SEARCHED;
 #endif
 #ifdef DSC_WITH_CUDA
     py::module_ cuda = m.def_submodule("cuda", "launchers on device memory");

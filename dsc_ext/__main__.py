@@ -30,10 +30,9 @@ def advice(native: object | None) -> list[str]:
     found = []
     archs = getattr(native, "cuda_archs", None)
     if archs is None:
-        found.append(
-            "CPU build: no nvcc was found when this was installed. With a CUDA toolkit: "
-            "`CUDA_HOME=/path/to/cuda DSC_CUDA=1 pip install .`"
-        )
+        searched = getattr(native, "nvcc_searched", "")
+        why = f"no nvcc was found (looked at: {searched})" if searched else "CUDA was switched off (DSC_CUDA=0)"
+        found.append(f"CPU build: {why}. With a CUDA toolkit: `CUDA_HOME=/path/to/cuda DSC_CUDA=1 pip install .`")
     if not getattr(native, "openmp", False):
         found.append(
             "Built without OpenMP: the CPU kernels use one thread. Install a compiler with OpenMP and reinstall."

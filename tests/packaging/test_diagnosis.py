@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,3 +62,9 @@ def test_cuda_kernels_import_without_a_driver() -> None:
 
 def test_version_is_the_distributions() -> None:
     assert dsc_ext.__version__ != "0+unknown"
+
+
+def test_a_cpu_build_says_why_it_is_one() -> None:
+    looked = SimpleNamespace(nvcc_searched="CUDACXX (not set), PATH", openmp=True)
+    assert "no nvcc was found (looked at: CUDACXX (not set), PATH)" in diagnosis.advice(looked)[0]
+    assert "switched off (DSC_CUDA=0)" in diagnosis.advice(SimpleNamespace(nvcc_searched="", openmp=True))[0]

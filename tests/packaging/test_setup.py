@@ -98,7 +98,7 @@ def test_without_nvcc_a_cpu_build_and_one_warning(
     choices: ModuleType, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     build(choices)
-    assert "-DDSC_CUDA=OFF" in commands[0]
+    assert "-DDSC_CUDA=OFF" in commands[0] and "-DDSC_NVCC_SEARCHED=CUDACXX (not set), PATH" in commands[0]
     said = capsys.readouterr().err
     assert said.count("WARNING: dsc-ext: CPU build") == 1 and "looked for nvcc at: CUDACXX (not set), PATH" in said
 
