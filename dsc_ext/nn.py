@@ -90,7 +90,7 @@ class SelfExpressiveCUDA(nn.Module):
             free diagonal (sufficient with an ℓ2 penalty); turn it on for an ℓ1 penalty, which is trivial without.
         init: initial value of every coefficient.
         sparse_grad: in mini-batch use, give ``Coefficient.grad`` as a sparse tensor of the batch's rows, for
-            :class:`dsc_ext.optim.RowAdam`. Under ``torch.compile`` the gradient is dense.
+            :class:`dsc_ext.optim.RowAdam`.
         dtype, device: of the parameter.
 
     Source: Ji et al., *Deep Subspace Clustering Networks*, NIPS 2017; mini-batch use: BDSC, arXiv 2507.19917, §3.1.
@@ -151,7 +151,7 @@ class SelfExpressiveCUDA(nn.Module):
             rows,
             z if splice else None,
             zero_diagonal=self.zero_diagonal,
-            sparse_grad=self.sparse_grad and not torch.compiler.is_compiling(),
+            sparse_grad=self.sparse_grad,
         )
 
     def extra_repr(self) -> str:

@@ -217,7 +217,7 @@ def self_expression(
         zero_diagonal: exclude each sample from its own combination.
         row_offset: global index of C's first row, when C is a shard.
         sparse_grad: give ``C.grad`` as a sparse COO tensor holding the batch's rows alone (B·N instead of N² numbers),
-            for :class:`dsc_ext.optim.RowAdam`. Not under ``torch.compile``.
+            for :class:`dsc_ext.optim.RowAdam`.
 
     Returns:
         Ẑ, (B, d) or (n, d), contiguous.

@@ -67,6 +67,22 @@ def test_sparse_gradient_is_the_dense_one() -> None:
     torch.testing.assert_close(sparse.grad.to_dense(), dense.grad)
 
 
+def test_sparse_gradient_survives_compilation() -> None:
+    torch._dynamo.reset()
+    layer, rows, bank, z = (
+        dsc_ext.SelfExpressiveCUDA(6, init=0.1),
+        torch.tensor([4, 1]),
+        torch.randn(6, 3),
+        torch.randn(2, 3),
+    )
+    layer(z, rows, bank).square().sum().backward()
+    eager, layer.Coefficient.grad = layer.Coefficient.grad, None
+    run = torch.compile(lambda z: layer(z, rows, bank).square().sum(), fullgraph=True, backend="aot_eager")
+    run(z).backward()
+    assert layer.Coefficient.grad.is_sparse
+    torch.testing.assert_close(layer.Coefficient.grad.to_dense(), eager.to_dense())
+
+
 @pytest.mark.parametrize("mode", ["autocast", "func.grad", "torch_function subclass"])
 def test_self_expression_under_interception(mode: str) -> None:
     """The short way past the dispatcher is not taken where something has to see the call."""
