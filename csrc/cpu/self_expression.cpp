@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/bank_panels.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
 
@@ -22,13 +23,10 @@ template <class T>
 struct Problem {
     const T* C;
     int64_t C_stride, row_offset;
-    const T* M;
-    int64_t M_stride, N, d;
+    Bank<T> bank;
+    int64_t N, d;
     const int64_t* rows;
     int64_t B;
-    const T* Z;
-    int64_t Z_stride;
-    const int32_t* slot;
     bool zero_diagonal;
     T* out;
 };
@@ -47,42 +45,36 @@ void pack_coefficients(const Problem<T>& p, int64_t b0, int64_t count, int64_t p
     }
 }
 
-// Columns [c0, c0 + width) of samples [j0, j0 + k), each from the live batch if it is there, zero columns up to a whole
-// tile.
-template <class T>
-void pack_bank(const Problem<T>& p, int64_t j0, int64_t k, int64_t c0, int64_t width, int tile_columns, T* panel) {
-    for (int64_t j = j0; j < j0 + k; ++j, panel += tile_columns) {
-        const int32_t live = p.slot ? p.slot[j] : -1;
-        const T* row = live >= 0 ? p.Z + live * p.Z_stride : p.M + j * p.M_stride;
-        std::memcpy(panel, row + c0, width * sizeof(T));
-        std::fill(panel + width, panel + tile_columns, T(0));
-    }
-}
-
 template <class T>
 void run_group(const Problem<T>& p, const Simd<T>& simd, int64_t b0, int64_t count) {
     alignas(64) T A[kMaxTiles * kMaxTileRows * kSlice];
     alignas(64) T panel[kSlice * kMaxTileColumns];
-    alignas(64) T acc[kMaxTileRows * kMaxTileColumns];
+    alignas(64) T edge[kMaxTileRows * kMaxTileColumns];
     const int64_t tiles = (count + simd.tile_rows - 1) / simd.tile_rows;
-    std::fill_n(p.out + b0 * p.d, count * p.d, T(0));
     for (int64_t j0 = 0; j0 < p.N; j0 += kSlice) {
         const int64_t k = std::min(kSlice, p.N - j0);
+        const bool accumulate = j0 > 0;
         pack_coefficients(p, b0, count, tiles * simd.tile_rows, j0, k, A);
         for (int64_t c0 = 0; c0 < p.d; c0 += simd.tile_columns) {
             const int64_t width = std::min<int64_t>(simd.tile_columns, p.d - c0);
-            pack_bank(p, j0, k, c0, width, simd.tile_columns, panel);
+            pack_values(p.bank, j0, k, c0, width, simd, panel);
             for (int64_t t = 0; t < tiles; ++t) {
-                simd.tile(A + t * simd.tile_rows * kSlice, panel, k, acc);
-                const int64_t valid = std::min<int64_t>(simd.tile_rows, count - t * simd.tile_rows);
-                for (int64_t i = 0; i < valid; ++i) {
-                    T* out = p.out + (b0 + t * simd.tile_rows + i) * p.d + c0;
-                    const T* sum = acc + i * simd.tile_columns;
-                    for (int64_t c = 0; c < width; ++c) out[c] += sum[c];
+                const int64_t first = t * simd.tile_rows, valid = std::min<int64_t>(simd.tile_rows, count - first);
+                const T* a = A + first * kSlice;
+                T* out = p.out + (b0 + first) * p.d + c0;
+                if (valid == simd.tile_rows && width == simd.tile_columns) {
+                    simd.tile(a, kSlice, panel, k, out, p.d, accumulate);
+                    continue;
+                }
+                simd.tile(a, kSlice, panel, k, edge, simd.tile_columns, false);
+                for (int64_t i = 0; i < valid; ++i, out += p.d) {
+                    const T* sum = edge + i * simd.tile_columns;
+                    for (int64_t c = 0; c < width; ++c) out[c] = accumulate ? out[c] + sum[c] : sum[c];
                 }
             }
         }
     }
+    if (p.N == 0) std::fill_n(p.out + b0 * p.d, count * p.d, T(0));
 }
 
 template <class T>
@@ -116,8 +108,9 @@ Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride
     }
     return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
-        run(Problem<T>{static_cast<const T*>(C), C_stride, row_offset, static_cast<const T*>(M), M_stride, N, d, rows,
-                       B, static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, static_cast<T*>(out)},
+        const Bank<T> bank = {static_cast<const T*>(M), M_stride, static_cast<const T*>(Z), Z_stride, slot};
+        run(Problem<T>{static_cast<const T*>(C), C_stride, row_offset, bank, N, d, rows, B, zero_diagonal,
+                       static_cast<T*>(out)},
             static_cast<int>(queue));
         return Status{};
     });

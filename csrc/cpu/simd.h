@@ -1,8 +1,8 @@
 // The inner loops that gain from wide vectors, compiled once per instruction set and chosen at run time.
 //
-// simd.cpp is built several times (baseline, AVX2, AVX-512), each time filling one table of functions; simd() returns
-// the widest table this processor can run. One binary therefore serves every machine, and no result depends on the
-// build host.
+// simd.cpp is built several times (baseline, AVX2, AVX-512) from the kernels in simd/, each time filling one table of
+// functions; simd() returns the widest table this processor can run. One binary therefore serves every machine, and no
+// result depends on the build host.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +26,12 @@ struct AdamStep {
 template <class T>
 struct Simd {
     int tile_rows, tile_columns;
-    // acc (tile_rows, tile_columns) = A B over k <= kSlice terms: A is (tile_rows, kSlice), B is (kSlice,
-    // tile_columns).
-    void (*tile)(const T* A, const T* B, int64_t k, T* acc);
+    // out (tile_rows, tile_columns), row stride ldo, becomes A B, or gains it if accumulate: A is (tile_rows, k), row
+    // stride lda; B is a panel (k, tile_columns), packed and aligned to 64 bytes. Nothing is assumed of out's
+    // alignment.
+    void (*tile)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
+    // panel (d, tile_columns) becomes the transpose of count <= tile_columns rows of d numbers, and zero beyond count.
+    void (*transpose)(const T* const* rows, int count, int64_t d, T* panel);
     void (*adam_row)(T* c, T* m, T* v, const T* grad, int64_t columns, const AdamStep<T>& step);
 };
 
