@@ -1,13 +1,15 @@
-"""The benchmarks of dsc_ext: python benchmarks/run.py [--suite cpu|gpu] [--op ...] [--quick] [--out FILE.json]
+"""The benchmarks of dsc_ext: python benchmarks/run.py [--suite cpu|gpu] [--op ...] [--quick] [--out DIR]
 
-Owns the plan (which shapes), the measuring order, the peak memory of each variant in a process of its own, and the
-report: JSON, a table on stdout, a plot beside the JSON. README.md beside this file says how to read them. Every
-variant's numbers are compared with float64 before it is timed; a wrong one ends the run with nothing written.
+Owns the measuring order, the peak memory of each variant in a process of its own, and the report: for every op a JSON
+and a plot under DIR (default: benchmarks/results/<suite>), and a table on stdout. What is measured is said by one
+module an op, in the terms README.md beside this file lists. Every variant's numbers are compared with float64 before it
+is timed; a wrong one ends the run, and of that op nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import multiprocessing
@@ -16,64 +18,41 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import self_expression
 import torch
-import training_step
 from ceilings import Ceilings, Clock, peak_bytes, spread
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from self_expression import Inputs, Shape
 
 from dsc_ext import _native
 
 HERE = Path(__file__).resolve().parent
-OPS: dict[str, ModuleType] = {"self_expression": self_expression, "training_step": training_step}
+OPS = ("self_expression", "training_step")  # modules beside this file, in the order of the report
 ROUNDS = (5, 31)
-TINY = 64  # the size at which the memory measurement warms up
-
-
-# ------------------------------------------------------------------------------------------------------------- plan
-
-
-def shapes(n_samples: list[int], dims: list[int], batches: list[str]) -> Iterator[Shape]:
-    for n in n_samples:
-        for d in dims:
-            for batch in batches:
-                if batch == "N":
-                    yield Shape(n, d, n, "all")
-                elif int(batch) < n:
-                    yield Shape(n, d, int(batch), "shuffled")
-                    yield Shape(n, d, int(batch), "adjacent")
-
-
-def coefficients(n: int, device: torch.device) -> torch.Tensor:
-    return torch.randn(n, n, generator=torch.Generator().manual_seed(1)).mul_(0.01).to(device)
+COMPARED_WITH = ("naive", "compiled", "ours")  # every other variant stands for the best a user could write
 
 
 # ---------------------------------------------------------------------------------------------------------- measure
 
 
-def memory_of(op: str, which: str, name: str, shape: Shape, device: torch.device) -> int:
-    """Peak bytes of a variant with all it needs: C, bank, batch, moments, gradient, temporaries."""
+def memory_of(op: str, which: str, name: str, shape: Any, device: torch.device) -> int:
+    """Peak bytes of a variant with all it needs: inputs, optimizer state, gradients, temporaries."""
+    module = importlib.import_module(op)
 
-    def work(n: int, b: int) -> None:
-        size = Shape(n, shape.d, b, shape.order)
-        inputs = Inputs(size, torch.full((n, n), 1e-3, device=device))
-        run = OPS[op].build(name, which, size, inputs, own=True)
-        for i in range(2 if op == "training_step" else 1):  # the first step makes the moments
+    def work(size: Any) -> None:
+        run = module.build(name, which, size, module.Inputs(size, device), own=True)
+        for i in range(2):  # the first step makes the moments
             run(i)
 
-    return peak_bytes(lambda: work(shape.n, shape.b), lambda: work(TINY, TINY if shape.order == "all" else 8), device)
+    return peak_bytes(lambda: work(shape), lambda: work(module.tiny(shape)), device)
 
 
 def _report_memory(pipe: Any, threads: int, *arguments: Any) -> None:
@@ -99,10 +78,11 @@ def memory_in_fresh_process(threads: int, *arguments: Any) -> int:
 
 
 def measure(
-    op: str, which: str, shape: Shape, C: torch.Tensor, clock: Clock, options: argparse.Namespace
+    op: str, which: str, shape: Any, device: torch.device, clock: Clock, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One shape: every variant checked, then timed in turn, round by round."""
-    module, inputs = OPS[op], Inputs(shape, C)
+    module = importlib.import_module(op)
+    inputs = module.Inputs(shape, device)
     names = module.names(which, shape, options.compile)
     wanted = module.expected(inputs)
     runs, errors = {}, {}
@@ -144,7 +124,7 @@ def measure(
 
     moved, flop = module.least_work(which, shape)
     result: dict[str, Any] = {
-        "op": op, "pass": which, **asdict(shape),
+        "op": op, "pass": which, "shape": asdict(shape), "panel": module.panel(which, shape),
         "bytes": moved, "flop": flop, "variants": {},
     }  # fmt: skip
     for name in names:
@@ -156,7 +136,7 @@ def measure(
             "ratio_to_ours": spread(pairs),
             "relative_error": errors[name],
         }
-    contenders = [name for name in names if name not in ("naive", "compiled", "ours")]
+    contenders = [name for name in names if name not in COMPARED_WITH]
     result["best"] = min(contenders, key=lambda name: result["variants"][name]["seconds"]["median"])
     return result
 
@@ -205,24 +185,25 @@ def milliseconds(seconds: float) -> str:
 
 
 def table(op: str, which: str, results: list[dict[str, Any]]) -> Table:
-    compiled = any("compiled" in result["variants"] for result in results)
-    memory = any("peak_bytes" in result["variants"]["ours"] for result in results)
+    names = {name for result in results for name in result["variants"]}
+    compared = [name for name in ("naive", "best", "compiled") if name == "best" or name in names]
+    memory = any("peak_bytes" in variant for result in results for variant in result["variants"].values())
     made = Table(title=f"{op}, {which}: milliseconds, times as long as ours (20th to 80th percentile)")
-    for heading in ("N", "d", "B", "rows", "floor", "ours", "share"):
-        made.add_column(heading, justify="left" if heading == "rows" else "right", no_wrap=True)
-    others = ["naive", "best", *(["compiled"] if compiled else [])]
-    for heading in ("naive", "", "best PyTorch", "", "written as", *(("compiled", "") if compiled else ())):
-        made.add_column(heading, justify="left" if heading == "written as" else "right", no_wrap=True)
-    if memory:
-        made.add_column("peak MB naive", justify="right")
-        made.add_column("best", justify="right")
-        made.add_column("ours", justify="right")
+    for heading in (*results[0]["shape"], "floor", "ours", "share"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    for name in compared:
+        made.add_column(name, justify="right", no_wrap=True)
+        made.add_column("", justify="right", no_wrap=True)
+        if name == "best":
+            made.add_column("written as", no_wrap=True)
+    for name in [*compared, "ours"] if memory else ():
+        made.add_column(f"MB {name}", justify="right")
     for result in results:
         variants = result["variants"] | {"best": result["variants"][result["best"]]}
         ours = variants["ours"]
-        cells = [*(str(result[key]) for key in ("n", "d", "b", "order")), milliseconds(result["floor_seconds"])]
+        cells = [*map(str, result["shape"].values()), milliseconds(result["floor_seconds"])]
         cells += [milliseconds(ours["seconds"]["median"]), f"{ours['share_of_ceiling']:.0%}"]
-        for name in others:
+        for name in compared:
             if name not in variants:
                 cells += ["", ""]
             else:
@@ -231,56 +212,58 @@ def table(op: str, which: str, results: list[dict[str, Any]]) -> Table:
                 cells.append(f"×{ratio['median']:.2f} ({ratio['p20']:.2f} to {ratio['p80']:.2f})")
             if name == "best":
                 cells.append(result["best"])
-        if memory:
-            for name in ("naive", "best", "ours"):
-                peak = variants.get(name, {}).get("peak_bytes")
-                cells.append("" if peak is None else f"{peak / 1e6:.0f}")
+        for name in [*compared, "ours"] if memory else ():
+            peak = variants.get(name, {}).get("peak_bytes")
+            cells.append("" if peak is None else f"{peak / 1e6:.0f}")
         made.add_row(*cells)
     return made
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Time and peak memory over N, one column a batch size, for the pass that matters most and the middle d."""
+    """Time and peak memory over N, one column for each panel the op's module names."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import NullLocator
 
-    op, which = results[-1]["op"], results[-1]["pass"]
-    dims = sorted({result["d"] for result in results})
-    d = dims[len(dims) // 2]
-    chosen = [r for r in results if (r["op"], r["pass"], r["d"]) == (op, which, d) and r["order"] != "adjacent"]
-    batches = list(dict.fromkeys("N" if r["order"] == "all" else str(r["b"]) for r in chosen))
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        if result["panel"] is not None:
+            panels.setdefault(result["panel"], []).append(result)
+    if not panels:
+        return
     styles = {
-        "naive": ("naive layer", "tab:red"),
-        "best": ("best PyTorch", "tab:blue"),
+        "naive": ("naive", "tab:red"),
+        "best": ("best other", "tab:blue"),
         "ours": ("dsc_ext", "tab:green"),
     }
-    size = (3.6 * len(batches), 6)
-    figure, axes = pyplot.subplots(2, len(batches), figsize=size, sharex=True, sharey="row", squeeze=False)
-    for column, batch in enumerate(batches):
-        here = [r for r in chosen if ("N" if r["order"] == "all" else str(r["b"])) == batch]
-        n = [r["n"] for r in here]
+    size = (3.6 * len(panels), 6)
+    figure, axes = pyplot.subplots(2, len(panels), figsize=size, sharex=True, sharey="row", squeeze=False)
+    for column, (title, here) in enumerate(panels.items()):
+        n = [r["shape"]["n"] for r in here]
         for name, (label, colour) in styles.items():
-            picked = [r["variants"][r["best"] if name == "best" else name] for r in here]
+            picked = [r["variants"].get(r["best"] if name == "best" else name) for r in here]
+            if None in picked:
+                continue
             low, middle, high = ([v["seconds"][k] * 1e3 for v in picked] for k in ("p20", "median", "p80"))
             axes[0, column].plot(n, middle, "o-", color=colour, label=label)
             axes[0, column].fill_between(n, low, high, color=colour, alpha=0.2, linewidth=0)
             if all("peak_bytes" in v for v in picked):
                 axes[1, column].plot(n, [v["peak_bytes"] / 1e6 for v in picked], "o-", color=colour)
         axes[0, column].plot(n, [r["floor_seconds"] * 1e3 for r in here], "k:", label="floor")
-        axes[0, column].set_title(f"B = {batch}")
+        axes[0, column].set_title(title)
         axes[1, column].set_xlabel("N")
+    ticks = sorted({r["shape"]["n"] for here in panels.values() for r in here})
     for axis in axes.flat:
         axis.set(xscale="log", yscale="log")
         axis.grid(alpha=0.3)
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xticks(sorted({r["n"] for r in chosen}), [str(n) for n in sorted({r["n"] for r in chosen})])
+        axis.set_xticks(ticks, [str(n) for n in ticks])
     axes[0, 0].set_ylabel("milliseconds")
     axes[1, 0].set_ylabel("peak memory, MB")
     axes[0, 0].legend(fontsize="small")
-    figure.suptitle(f"{op}, {which}, d = {d}, float32")
+    figure.suptitle(f"{results[0]['op']}, float32")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -295,29 +278,38 @@ def write_json(document: dict[str, Any], path: Path) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Benchmarks of dsc_ext against the naive layer and the best PyTorch.")
+    parser = argparse.ArgumentParser(description="Benchmarks of dsc_ext against what a competent user would write.")
     parser.add_argument("--suite", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--op", choices=tuple(OPS), action="append", help="default: all of them; may be repeated")
+    parser.add_argument("--op", choices=OPS, action="append", help="default: all of them; may be repeated")
+    parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
+                        help="only shapes with such a value, e.g. n=8192 or b=64,256; may be repeated")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="tiny shapes and few rounds: does it run, not how fast")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/<suite>.json")
+    parser.add_argument("--out", type=Path, help="folder of the results; default: benchmarks/results/<suite>")
     parser.add_argument("--threads", type=int, help="of PyTorch and the kernels; default: PyTorch's choice")
-    parser.add_argument("--compile", action="store_true", help="also torch.compile of the best training step")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile, where a module has such a variant")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
-    parser.add_argument("--n", type=int, nargs="+", help="samples; default: 2048 8192")
-    parser.add_argument("--d", type=int, nargs="+", help="latent dimensions; default: 32 128 512")
-    parser.add_argument("--b", nargs="+", help="batch sizes, N for all; default: 64 256 N")
     parser.add_argument("--seconds", type=float, help="aim per shape, within 5 to 31 rounds; default: 1")
     options = parser.parse_args(arguments)
-    options.n = options.n or ([128, 256] if options.quick else [2048, 8192])
-    options.d = options.d or ([16] if options.quick else [32, 128, 512])
-    options.b = options.b or (["32", "N"] if options.quick else ["64", "256", "N"])
     options.seconds = options.seconds or (0.0 if options.quick else 1.0)
-    options.out = options.out or HERE / "results" / f"{options.suite}.json"
-    if not all(batch == "N" or batch.isdecimal() for batch in options.b):
-        parser.error(f"--b: numbers or N, got {' '.join(options.b)}")
+    options.out = options.out or HERE / "results" / options.suite
+    for condition in options.where:
+        if "=" not in condition:
+            parser.error(f"--where: FIELD=VALUE, got {condition}")
     if options.suite == "gpu" and not torch.cuda.is_available():
         parser.error("--suite gpu needs a CUDA device and PyTorch built for CUDA: see `python -m dsc_ext`")
     return options
+
+
+def plan(op: str, options: argparse.Namespace) -> list[tuple[str, Any]]:
+    """(pass, shape) for every one that meets all of ``--where``."""
+    module = importlib.import_module(op)
+    allowed = {field: values.split(",") for field, _, values in (c.partition("=") for c in options.where)}
+    return [
+        (which, shape)
+        for which in module.PASSES
+        for shape in module.shapes(options.quick)
+        if all(str(asdict(shape).get(field)) in values for field, values in allowed.items())
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -326,59 +318,50 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     device = torch.device("cpu" if options.suite == "cpu" else "cuda")
     console = Console(width=None if sys.stdout.isatty() else 200)
-    document: dict[str, Any] = {"suite": options.suite, "quick": options.quick, **conditions(device)}
-    document["load_average"] = {"begin": os.getloadavg()}
     clock, ceilings = Clock(device), Ceilings(device, options.quick)
-
-    plan = [
-        (op, which, shape)
-        for op in options.op or OPS
-        for which in OPS[op].PASSES
-        for shape in shapes(options.n, options.d, options.b)
-    ]
-    results: list[dict[str, Any]] = []
-    C = torch.empty(0, 0)
-    for op, which, shape in track(plan, "benchmarks", console=Console(stderr=True)):
-        if C.shape[0] != shape.n:
-            C = coefficients(shape.n, device)
-        ceilings.measure(repeats=1)  # often, so that some fall into the machine's quiet moments
-        result = measure(op, which, shape, C, clock, options)
-        for name in () if options.no_memory or shape.order == "adjacent" else ("naive", result["best"], "ours"):
-            case = (op, which, name, shape, device)
-            fresh = options.suite == "cpu"
-            peak = memory_in_fresh_process(torch.get_num_threads(), *case) if fresh else memory_of(*case)
-            result["variants"][name]["peak_bytes"] = peak
-        results.append(result)
-
-    for result in results:
-        result["floor_seconds"], result["bound"] = ceilings.floor(result["bytes"], result["flop"])
-        for variant in result["variants"].values():
-            variant["share_of_ceiling"] = result["floor_seconds"] / variant["seconds"]["median"]
-    document["load_average"]["end"] = os.getloadavg()
-    document["ceilings"] = {
-        "copy_bytes_per_second": ceilings.bytes_per_second,
-        "gemm_flop_per_second": ceilings.flop_per_second,
-    }
-    document["results"] = results
-    write_json(document, options.out)
-    plot(results, options.out.with_suffix(".png"))
-
-    for op, which in dict.fromkeys((result["op"], result["pass"]) for result in results):
-        console.print(table(op, which, [r for r in results if (r["op"], r["pass"]) == (op, which)]))
-    if any(result["op"] == "training_step" and result["order"] == "shuffled" for result in results):
+    ratios: list[float] = []
+    for op in options.op or OPS:
+        document: dict[str, Any] = {"suite": options.suite, "quick": options.quick, **conditions(device)}
+        document["load_average"] = {"begin": os.getloadavg()}
+        results: list[dict[str, Any]] = []
+        for which, shape in track(plan(op, options), op, console=Console(stderr=True)):
+            ceilings.measure(repeats=1)  # often, so that some fall into the machine's quiet moments
+            result = measure(op, which, shape, device, clock, options)
+            names = {"naive", "compiled", result["best"], "ours"} & set(result["variants"])
+            for name in () if options.no_memory else sorted(names):
+                case = (op, which, name, shape, device)
+                fresh = options.suite == "cpu"
+                peak = memory_in_fresh_process(torch.get_num_threads(), *case) if fresh else memory_of(*case)
+                result["variants"][name]["peak_bytes"] = peak
+            results.append(result)
+        if not results:
+            raise SystemExit(f"{op}: no shape meets --where {' --where '.join(options.where)}")
+        for result in results:
+            result["floor_seconds"], result["bound"] = ceilings.floor(result["bytes"], result["flop"])
+            for variant in result["variants"].values():
+                variant["share_of_ceiling"] = result["floor_seconds"] / variant["seconds"]["median"]
+        document["load_average"]["end"] = os.getloadavg()
+        document["ceilings"] = {
+            "copy_bytes_per_second": ceilings.bytes_per_second,
+            "gemm_flop_per_second": ceilings.flop_per_second,
+        }
+        document["results"] = results
+        write_json(document, options.out / f"{op}.json")
+        plot(results, options.out / f"{op}.png")
+        for which in dict.fromkeys(result["pass"] for result in results):
+            console.print(table(op, which, [result for result in results if result["pass"] == which]))
+        for line in getattr(importlib.import_module(op), "NOTES", ()):
+            console.print(line)
+        load = ", ".join(f"{document['load_average'][when][0]:.1f}" for when in ("begin", "end"))
+        ratios += [result["variants"][result["best"]]["ratio_to_ours"]["median"] for result in results]
         console.print(
-            "With B < N the naive step moves all N rows (Adam's momentum and the penalty); the others move the batch's "
-            "rows alone. The batch's rows agree."
+            f"{document['device']}, {document['threads']} threads, load {load}; written: {options.out / op}.*"
         )
-    load = ", ".join(f"{document['load_average'][when][0]:.1f}" for when in ("begin", "end"))
-    ratios = [result["variants"][result["best"]]["ratio_to_ours"]["median"] for result in results]
+    copy, gemm = ceilings.bytes_per_second / 1e9, ceilings.flop_per_second / 1e9
     console.print(
-        f"{document['device']}, {document['threads']} threads, load {load}; ceilings: copy "
-        f"{ceilings.bytes_per_second / 1e9:.1f} GB/s, GEMM {ceilings.flop_per_second / 1e9:.0f} GFLOP/s; "
-        "geometric mean of best PyTorch over ours "
-        f"×{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}"
+        f"ceilings: copy {copy:.1f} GB/s, GEMM {gemm:.0f} GFLOP/s; "
+        f"geometric mean of best other over ours ×{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}"
     )
-    console.print(f"written: {options.out}, {options.out.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

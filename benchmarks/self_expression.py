@@ -8,7 +8,7 @@ in float64, by the formula: Ẑ_b = Σ_{j ≠ r_b} C[r_b, j] M'_j with M' the ba
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import baselines
 import torch
@@ -36,16 +36,39 @@ class Shape:
     order: str
 
 
-class Inputs:
-    """One bank and a few batches of live rows and upstream gradients. C comes from outside: it is large and shared."""
+def shapes(quick: bool) -> list[Shape]:
+    found = []
+    for n in [128, 256] if quick else [2048, 8192]:
+        for d in [16] if quick else [32, 128, 512]:
+            for b in [32] if quick else [64, 256]:
+                found += [Shape(n, d, b, "shuffled"), Shape(n, d, b, "adjacent")]
+            found.append(Shape(n, d, n, "all"))
+    return found
 
-    def __init__(self, shape: Shape, C: Tensor) -> None:
+
+def tiny(shape: Shape) -> Shape:
+    """The same at the size at which the memory measurement warms up."""
+    return replace(shape, n=64, b=64 if shape.order == "all" else 8)
+
+
+def panel(which: str, shape: Shape) -> str | None:
+    """Title of the plot's panel in which a result stands, if it is shown."""
+    if which == "forward" or shape.d not in (16, 128) or shape.order == "adjacent":
+        return None
+    return f"{which}, d = {shape.d}, B = {'N' if shape.order == 'all' else shape.b}"
+
+
+class Inputs:
+    """C, one bank and a few batches of live rows and upstream gradients."""
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
         random = torch.Generator().manual_seed(0)
         n, d, b = shape.n, shape.d, shape.b
 
         def normal(rows: int) -> Tensor:
-            return torch.randn(rows, d, generator=random).div_(d**0.5).to(C.device)
+            return torch.randn(rows, d, generator=random).div_(d**0.5).to(device)
 
+        C = torch.randn(n, n, generator=torch.Generator().manual_seed(1)).mul_(0.01).to(device)
         self.C, self.bank = C, normal(n)
         self.rows: list[Rows]
         count = min(BATCHES, n // b)

@@ -16,13 +16,17 @@ from typing import Any, Protocol
 import torch
 from baselines import BETAS, EPS, BlockStep, CompiledStep, GatherStep, NaiveStep, ViewStep
 from ceilings import relative_error
-from self_expression import Inputs, Run, Shape
+from self_expression import Inputs, Run, Shape, panel, shapes, tiny  # noqa: F401  (its shapes and inputs)
 from torch import Tensor
 
 import dsc_ext
 from dsc_ext import reference
 
 PASSES = ("step",)
+NOTES = (
+    "With B < N the naive step moves all N rows (Adam's momentum and the penalty); the others move the batch's rows "
+    "alone. The batch's rows agree.",
+)
 PENALTY, LR = 1.0, 1e-3
 TOLERANCE = 1e-3  # where a gradient nearly vanishes, Adam's first steps go by its sign alone
 CHECKED_STEPS = 2  # the second one starts from moments

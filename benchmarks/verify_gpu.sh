@@ -105,7 +105,7 @@ print("the CUDA kernels run and agree with the reference")
 
 tests=("$python" -m pytest -p no:cacheprovider -q "$root/tests/ops")
 small='cuda and test_equals_the_reference and f32'
-benchmark=("$python" "$root/benchmarks/run.py" --suite gpu --out "$out/gpu.json")
+benchmark=("$python" "$root/benchmarks/run.py" --suite gpu --out "$out/gpu")
 if ((quick)); then
     small+=' and self_expression'
     benchmark+=(--quick)

@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+from run import OPS  # noqa: E402
+
 VERIFY = BENCHMARKS / "verify_gpu.sh"
-TINY = ("--quick", "--threads", "1", "--n", "128", "--b", "32", "N")
+TINY = ("--quick", "--threads", "1", "--where", "n=128")
 STEPS = "machine requirements install diagnosis live tests memcheck racecheck initcheck synccheck benchmark".split()
 
 # Runs the benchmarks with one variant replaced by a wrong one.
 SABOTAGE = """
 import sys
 sys.path.insert(0, {folder!r})
-import {module}, run
+import {module}, {op}, run
 {sabotage}
 run.main({arguments!r})
 """
@@ -30,31 +33,39 @@ def execute(*command: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def test_runs_end_to_end(tmp_path: Path) -> None:
-    out = tmp_path / "results" / "cpu.json"
+    """Every op; and whoever adds one finds its module run here."""
+    out = tmp_path / "results"
     done = execute(sys.executable, str(BENCHMARKS / "run.py"), *TINY, "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert "self_expression, forward+backward" in done.stdout and "training_step" in done.stdout
-    assert sorted(path.name for path in out.parent.iterdir()) == ["cpu.json", "cpu.png"]
+    assert {path.stem for path in out.iterdir()} == set(OPS)
+    for op in OPS:
+        document = json.loads((out / f"{op}.json").read_text())
+        assert {"suite", "date", "commit", "device", "threads", "versions", "load_average"} <= set(document)
+        assert document["threads"] == 1 and all(value > 0 for value in document["ceilings"].values())
+        assert document["results"] and {result["op"] for result in document["results"]} == {op}
+        assert any(result["panel"] for result in document["results"]) and (out / f"{op}.png").stat().st_size > 0
+        for result in document["results"]:
+            assert f"{op}, {result['pass']}" in done.stdout
+            variants = result["variants"]
+            assert {"ours", result["best"]} <= set(variants) and result["best"] not in ("naive", "compiled", "ours")
+            assert result["floor_seconds"] > 0 and result["bound"] in ("bandwidth", "arithmetic")
+            assert variants["ours"]["ratio_to_ours"]["median"] == 1
+            for variant in variants.values():
+                times = variant["seconds"]
+                assert 0 < times["min"] <= times["p20"] <= times["median"] <= times["p80"] <= times["max"]
+                assert 0 <= variant["relative_error"] <= 1e-3
+            assert all(variants[name]["peak_bytes"] >= 0 for name in (result["best"], "ours"))
 
-    found = json.loads(out.read_text())
-    assert {"suite", "date", "commit", "device", "threads", "versions", "load_average", "ceilings"} <= set(found)
-    assert found["threads"] == 1 and all(value > 0 for value in found["ceilings"].values())
-    assert {(r["op"], r["pass"]) for r in found["results"]} == {
-        ("self_expression", "forward"), ("self_expression", "forward+backward"), ("training_step", "step"),
-    }  # fmt: skip
-    assert {r["order"] for r in found["results"]} == {"shuffled", "adjacent", "all"}
-    for result in found["results"]:
-        variants = result["variants"]
-        assert {"ours", result["best"]} <= set(variants) and result["best"] not in ("naive", "ours")
-        assert ("naive" in variants) == (result["order"] != "adjacent")
-        assert result["floor_seconds"] > 0 and result["bound"] in ("bandwidth", "arithmetic")
-        assert variants["ours"]["ratio_to_ours"]["median"] == 1
-        for variant in variants.values():
-            times = variant["seconds"]
-            assert 0 < times["min"] <= times["p20"] <= times["median"] <= times["p80"] <= times["max"]
-            assert 0 <= variant["relative_error"] <= 1e-3
-        if result["order"] != "adjacent":
-            assert all(variants[name]["peak_bytes"] >= 0 for name in ("naive", result["best"], "ours"))
+
+def test_where_picks_shapes_and_refuses_what_fits_none(tmp_path: Path) -> None:
+    arguments = ("--quick", "--no-memory", "--out", str(tmp_path), "--op", "self_expression", "--where")
+    done = execute(sys.executable, str(BENCHMARKS / "run.py"), *arguments, "n=128", "--where", "order=all,adjacent")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "self_expression.json").read_text())["results"]
+    assert {(r["shape"]["n"], r["shape"]["order"]) for r in found} == {(128, "all"), (128, "adjacent")}
+    assert "peak_bytes" not in found[0]["variants"]["ours"]
+    done = execute(sys.executable, str(BENCHMARKS / "run.py"), *arguments, "n=7")
+    assert done.returncode == 1 and "no shape meets --where n=7" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -67,8 +78,8 @@ def test_runs_end_to_end(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_variant_is_caught(op: str, module: str, sabotage: str, variant: str, tmp_path: Path) -> None:
-    arguments = ["--op", op, "--no-memory", *TINY, "--out", str(tmp_path / "cpu.json")]
-    code = SABOTAGE.format(folder=str(BENCHMARKS), module=module, sabotage=sabotage, arguments=arguments)
+    arguments = ["--op", op, "--no-memory", *TINY, "--out", str(tmp_path)]
+    code = SABOTAGE.format(folder=str(BENCHMARKS), op=op, module=module, sabotage=sabotage, arguments=arguments)
     done = execute(sys.executable, "-c", code)
     assert done.returncode == 1 and f"variant '{variant}' is off by" in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
