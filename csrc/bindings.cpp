@@ -66,6 +66,7 @@ void define(py::module_& m, const char* name, Result (*launcher)(P...)) {
     define(m, "bank_scatter_", &dsc::backend::bank_scatter_);                   \
     define(m, "row_adam_", &dsc::backend::row_adam_);                           \
     define(m, "self_expression", &dsc::backend::self_expression);               \
+    define(m, "self_expression_block", &dsc::backend::self_expression_block);   \
     define(m, "self_expression_splits", &dsc::backend::self_expression_splits); \
     define(m, "symmetrize_degree", &dsc::backend::symmetrize_degree);           \
     define(m, "symmetrize_file", &dsc::backend::symmetrize_file);               \

@@ -103,6 +103,12 @@ void run(const Problem<T>& p, int threads) {
     }
 }
 
+// Which position of the batch holds row j, the last of duplicates, or -1.
+void fill_slots(const int64_t* rows, int64_t B, int32_t* slot, int64_t N) {
+    std::fill_n(slot, N, -1);
+    for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);
+}
+
 }  // namespace
 
 int64_t self_expression_splits(int64_t, int64_t, int64_t) { return 1; }
@@ -113,10 +119,7 @@ Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride
     if (!all_within(rows, B, row_offset, row_offset + n)) {
         return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
     }
-    if (slot) {
-        std::fill_n(slot, N, -1);
-        for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);
-    }
+    if (slot) fill_slots(rows, B, slot, N);
     return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         if (N == 0) {
@@ -127,6 +130,28 @@ Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride
         run(Problem<T>{static_cast<const T*>(C), C_stride, row_offset, bank, N, d, rows, B, zero_diagonal,
                        static_cast<T*>(out)},
             static_cast<int>(queue));
+        return Status{};
+    });
+}
+
+Status self_expression_block(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
+                             int64_t N, const int64_t* rows, int64_t B, int32_t* slot, bool zero_diagonal,
+                             void* block) {
+    if (!all_within(rows, B, row_offset, row_offset + n)) {
+        return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
+    }
+    fill_slots(rows, B, slot, N);
+    return with_real_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+#pragma omp parallel for num_threads(static_cast<int>(queue)) schedule(static) if (queue > 1 && B > 64)
+        for (int64_t a = 0; a < B; ++a) {
+            const T* row = static_cast<const T*>(C) + (rows[a] - row_offset) * C_stride;
+            T* out = static_cast<T*>(block) + a * B;
+            for (int64_t b = 0; b < B; ++b) {
+                const bool counts = slot[rows[b]] == b && !(zero_diagonal && rows[a] == rows[b]);
+                out[b] = counts ? row[rows[b]] : T(0);
+            }
+        }
         return Status{};
     });
 }

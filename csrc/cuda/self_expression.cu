@@ -142,16 +142,27 @@ __global__ void claim_slots_kernel(const int64_t* rows, int64_t B, int32_t* slot
 }
 
 template <class T>
+__global__ void block_kernel(const T* C, int64_t C_stride, int64_t row_offset, const int64_t* rows, int64_t B,
+                             const int32_t* slot, bool zero_diagonal, T* block) {
+    for (int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; e < B * B; e += int64_t(gridDim.x) * blockDim.x) {
+        const int64_t a = e / B, b = e % B;
+        const int64_t row = rows[a], column = rows[b];
+        const bool counts = slot[column] == b && !(zero_diagonal && row == column);
+        block[e] = counts ? C[(row - row_offset) * C_stride + column] : T(0);
+    }
+}
+
+Status fill_slots(Queue queue, const int64_t* rows, int64_t B, int32_t* slot, int64_t N) {
+    if (Status s = launch(clear_slots_kernel, dim3(blocks_for(N, kThreads)), dim3(kThreads), 0, queue, slot, N); !s) {
+        return s;
+    }
+    return launch(claim_slots_kernel, dim3(blocks_for(B, kThreads)), dim3(kThreads), 0, queue, rows, B, slot, N);
+}
+
+template <class T>
 Status run(Operands<T> p, Queue queue, int32_t* slot, int64_t splits, T* out) {
     if (slot) {
-        if (Status s = launch(clear_slots_kernel, dim3(blocks_for(p.N, kThreads)), dim3(kThreads), 0, queue, slot, p.N);
-            !s)
-            return s;
-        if (Status s = launch(claim_slots_kernel, dim3(blocks_for(p.B, kThreads)), dim3(kThreads), 0, queue, p.rows,
-                              p.B, slot, p.N);
-            !s) {
-            return s;
-        }
+        if (Status s = fill_slots(queue, p.rows, p.B, slot, p.N); !s) return s;
     }
     const int64_t steps = (p.N + kStep - 1) / kStep;
     p.split_length = (steps + splits - 1) / splits * kStep;
@@ -183,6 +194,18 @@ Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride
             Operands<T>{static_cast<const T*>(C), C_stride, n, row_offset, static_cast<const T*>(M), M_stride, N, d,
                         rows, B, static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, 0, static_cast<T*>(partial)},
             queue, slot, splits, static_cast<T*>(out));
+    });
+}
+
+Status self_expression_block(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t, int64_t row_offset,
+                             int64_t N, const int64_t* rows, int64_t B, int32_t* slot, bool zero_diagonal,
+                             void* block) {
+    if (Status s = fill_slots(queue, rows, B, slot, N); !s) return s;
+    return with_real_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        return launch(block_kernel<T>, dim3(blocks_for(B * B, kThreads)), dim3(kThreads), 0, queue,
+                      static_cast<const T*>(C), C_stride, row_offset, rows, B, static_cast<const int32_t*>(slot),
+                      zero_diagonal, static_cast<T*>(block));
     });
 }
 

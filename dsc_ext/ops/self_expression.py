@@ -161,11 +161,19 @@ class _DispatchedSelfExpression(_SelfExpression):
 
 
 def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagonal: bool) -> Tensor:
-    """(B, N): ∂L/∂C[r_b, j] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM, then the B spliced columns and the diagonal."""
-    values = G @ M.T
-    if Z is not None:
-        # Duplicates write the same column with the same values, those of the last: their order does not matter.
-        values.index_copy_(1, rows, G @ Z[reference.last_occurrence(rows, M.shape[0])].T)
+    """(B, N): ∂L/∂C[r_b, j] = ⟨G_b, M'_j⟩ for j ≠ r_b. One GEMM; live rows go into a copy of the bank, or their columns
+    are put right afterwards, whichever moves less.
+    """
+    (N, d), B = M.shape, rows.shape[0]
+    if Z is None:
+        values = G @ M.T
+    else:
+        # Duplicates write the same place with the same values, those of the last: their order does not matter.
+        live = Z[reference.last_occurrence(rows, N)]
+        if N * d <= 32 * B * B:  # measured: a scattered column costs about 32 times what a copied number does
+            values = G @ M.index_copy(0, rows, live).T
+        else:
+            values = (G @ M.T).index_copy_(1, rows, G @ live.T)
     if zero_diagonal:
         values.scatter_(1, rows[:, None], 0.0)
     return values
@@ -173,15 +181,22 @@ def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagon
 
 def _grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offset: int) -> Tensor:
     """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the batch's own block of C; zero for lost duplicates."""
-    local = rows - row_offset
-    if C.is_contiguous():  # one flat gather: three times as fast as indexing by two tensors
-        B = rows.shape[0]
-        block = C.reshape(-1).index_select(0, (local[:, None] * C.shape[1] + rows).reshape(-1)).view(B, B)
-    else:
-        block = C[local[:, None], rows]
-    if zero_diagonal:
-        block.masked_fill_(rows[:, None] == rows[None, :], 0.0)
-    return (block.T @ G).masked_fill_(~reference.is_last_occurrence(rows, C.shape[1])[:, None], 0.0)
+    (n, N), B = C.shape, rows.shape[0]
+    native = _native.backend(C) if plain(C, G, rows) else None  # while tracing: operations it can see
+    if native is None or B == 0:
+        block = C[(rows - row_offset)[:, None], rows]
+        lost = ~reference.is_last_occurrence(rows, N)
+        block = block.masked_fill_(lost | (rows[:, None] == rows) if zero_diagonal else lost.expand(B, B), 0.0)
+        return block.T @ G
+    C, rows = _native.row_major(C), rows.contiguous()
+    block, slot = C.new_empty(B, B), rows.new_empty(N, dtype=torch.int32)
+    with _native.device_of(C):
+        native.self_expression_block(
+            _native.DTYPES[C.dtype], _native.queue(C),
+            C.data_ptr(), C.stride(0), n, row_offset, N,
+            rows.data_ptr(), B, slot.data_ptr(), zero_diagonal, block.data_ptr(),
+        )  # fmt: skip
+    return block.T @ G
 
 
 _op = register(
