@@ -69,13 +69,29 @@ constexpr size_t kMaxShared = 227 * 1024;
 constexpr size_t kStack = 256 * 1024, kGuard = 4096;
 constexpr unsigned char kPoison = 0xCD;
 
-enum class State { ready, barrier, syncwarp, shuffle, ballot, done };
-const char* const kNames[] = {"ready", "__syncthreads", "__syncwarp", "a shuffle", "a vote", "done"};
+enum class State { ready, barrier, syncwarp, shuffle, ballot, mma_tf32, mma_f64, ldmatrix, done };
+const char* const kNames[] = {"ready",    "__syncthreads", "__syncwarp", "a shuffle", "a vote",
+                              "mma tf32", "mma f64",       "ldmatrix",   "done"};
 
 struct Copy {
     void* to;
     const void* from;
-    int bytes, group;
+    int bytes, valid, group;
+
+    void perform() const {
+        if (valid) std::memcpy(to, from, valid);
+        std::memset(static_cast<char*>(to) + valid, 0, bytes - valid);
+    }
+};
+
+template <class T>
+struct Fragments {  // of one lane
+    T* acc;
+    const T *a, *b;
+};
+struct RowAddresses {
+    const void* mine;
+    const void** read;
 };
 
 struct Fiber {
@@ -94,7 +110,7 @@ struct Fiber {
     State state = State::done;
     Site site{};
     unsigned mask = 0;  // of the warp collective it waits in
-    uint64_t word = 0;  // what it brings to the collective, then what it takes away
+    uint64_t word = 0;  // what it brings to the collective, then what it takes away; or where its operands are
     int source_lane = 0;
     std::vector<Copy> copies;  // cp.async not yet waited for
     int copy_group = 0;
@@ -305,7 +321,71 @@ Meeting& meeting_of(const Fiber& fiber) {
     return engine.meetings[fiber.id / kWarp * kWarp + __builtin_ctz(fiber.mask)];
 }
 
+template <class T>
+const T& operands(const Fiber& fiber) {
+    return *reinterpret_cast<const T*>(fiber.word);
+}
+
+// As a tensor core sees it: the low 13 bits do not exist.
+double truncated_to_tf32(float x) { return std::isnan(x) ? x : bit_cast<float>(bit_cast<uint32_t>(x) & 0xffffe000u); }
+
+float rounded_towards_zero(double x) {
+    const float nearest = static_cast<float>(x);
+    const bool beyond = std::isfinite(x) && std::fabs(static_cast<double>(nearest)) > std::fabs(x);
+    return beyond ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
+void multiply_tf32(const Fiber* warp) {
+    double a[16][8], b[8][8];
+    for (int lane = 0; lane < kWarp; ++lane) {
+        const auto& own = operands<Fragments<float>>(warp[lane]);
+        const int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 4; ++i) a[g + i % 2 * 8][t + i / 2 * 4] = truncated_to_tf32(own.a[i]);
+        for (int i = 0; i < 2; ++i) b[t + i * 4][g] = truncated_to_tf32(own.b[i]);
+    }
+    for (int lane = 0; lane < kWarp; ++lane) {
+        float* const acc = operands<Fragments<float>>(warp[lane]).acc;
+        for (int i = 0; i < 4; ++i) {
+            double sum = acc[i];
+            for (int k = 0; k < 8; ++k) sum += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+            acc[i] = rounded_towards_zero(sum);
+        }
+    }
+}
+
+void multiply_f64(const Fiber* warp) {
+    for (int lane = 0; lane < kWarp; ++lane) {
+        double* const acc = operands<Fragments<double>>(warp[lane]).acc;
+        for (int i = 0; i < 2; ++i) {
+            for (int k = 0; k < 4; ++k) {
+                const double a = *operands<Fragments<double>>(warp[lane / 4 * 4 + k]).a;
+                const double b = *operands<Fragments<double>>(warp[(lane % 4 * 2 + i) * 4 + k]).b;
+                acc[i] = std::fma(a, b, acc[i]);
+            }
+        }
+    }
+}
+
+void exchange_rows(const Fiber* warp) {
+    for (int lane = 0; lane < kWarp; ++lane) {
+        for (int m = 0; m < 4; ++m) {
+            const void* const row = operands<RowAddresses>(warp[m * 8 + lane / 4]).mine;
+            operands<RowAddresses>(warp[lane]).read[m] = row;
+        }
+    }
+}
+
 void conclude(Meeting& meeting, Fiber* warp) {
+    if (meeting.kind >= State::mma_tf32 && meeting.arrived != meeting.mask) {
+        const int missing = __builtin_ctz(meeting.mask & ~meeting.arrived);
+        const Fiber& first = warp[__builtin_ctz(meeting.arrived)];
+        stop(describe(first) + " is in " + kNames[static_cast<int>(meeting.kind)] + at(first.site) +
+             ", which takes the whole warp, but lane " + std::to_string(missing) + " has exited");
+    }
+    if (meeting.kind == State::mma_tf32) multiply_tf32(warp);
+    if (meeting.kind == State::mma_f64) multiply_f64(warp);
+    if (meeting.kind == State::ldmatrix) exchange_rows(warp);
+
     unsigned votes = 0;
     uint64_t words[kWarp];
     for (int lane = 0; lane < kWarp; ++lane) {
@@ -568,28 +648,52 @@ unsigned ballot(unsigned mask, bool predicate, Site site) {
     return static_cast<unsigned>(meet(State::ballot, mask, predicate, 0, site));
 }
 
+// A warp collective of all 32 lanes, whose operands lie on the callers' stacks until the last has come.
+template <class T>
+static void meet_whole_warp(State kind, const T& own, Site site) {
+    meet(kind, 0xffffffffu, reinterpret_cast<uint64_t>(&own), 0, site);
+}
+
+void mma_tf32(float* acc, const float* a, const float* b, Site site) {
+    meet_whole_warp(State::mma_tf32, Fragments<float>{acc, a, b}, site);
+}
+void mma_f64(double* acc, const double* a, const double* b, Site site) {
+    meet_whole_warp(State::mma_f64, Fragments<double>{acc, a, b}, site);
+}
+void gather_rows(const void* (&rows)[4], const void* row, Site site) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+        stop(describe(*engine.current) + ": ldmatrix of a row that is not 16-byte aligned" + at(site));
+    meet_whole_warp(State::ldmatrix, RowAddresses{row, rows}, site);
+}
+
+float round_to_tf32(float x) {
+    if (!std::isfinite(x)) return x;
+    return bit_cast<float>((bit_cast<uint32_t>(x) + 0x1000u) & 0xffffe000u);  // the carry may reach the exponent
+}
+
 // Tells the sanitizer of a copy that the kernel asked for and this file performs.
-static void announce([[maybe_unused]] void* to, [[maybe_unused]] const void* from, [[maybe_unused]] size_t bytes) {
+static void announce([[maybe_unused]] const Copy& copy) {
 #ifdef SIMT_ASAN
-    __asan_loadN(from, bytes);
-    __asan_storeN(to, bytes);
+    __asan_loadN(copy.from, copy.valid);
+    __asan_storeN(copy.to, copy.bytes);
 #endif
 #ifdef SIMT_TSAN
-    __tsan_read_range(from, bytes);
-    __tsan_write_range(to, bytes);
+    __tsan_read_range(copy.from, copy.valid);
+    __tsan_write_range(copy.to, copy.bytes);
 #endif
 }
 
-void cp_async(void* shared, const void* global, int bytes, const char* file, int line) {
+void cp_async(void* shared, const void* global, int bytes, int valid_bytes, const char* file, int line) {
     Fiber& self = *engine.current;
     if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes != 0)
         stop(describe(self) + ": cp.async of " + std::to_string(bytes) + " bytes is misaligned" + at({file, line}));
     // Hardware may copy at any time until the wait. Copying late shows a missing wait, copying at once a buffer that is
     // still being read: late in the fixed orders, either in the shuffled one; ThreadSanitizer hears of an access at
     // both ends.
-    announce(shared, global, bytes);
-    if (engine.order == Order::shuffled && engine.random() % 2) std::memcpy(shared, global, bytes);
-    self.copies.push_back({shared, global, bytes, self.copy_group});
+    const Copy copy{shared, global, bytes, valid_bytes, self.copy_group};
+    announce(copy);
+    if (engine.order == Order::shuffled && engine.random() % 2) copy.perform();
+    self.copies.push_back(copy);
 }
 
 void cp_async_commit() { ++engine.current->copy_group; }
@@ -603,8 +707,8 @@ void cp_async_wait(int pending) {
             self.copies[kept++] = copy;
             continue;
         }
-        announce(copy.to, copy.from, copy.bytes);
-        std::memcpy(copy.to, copy.from, copy.bytes);
+        announce(copy);
+        copy.perform();
     }
     self.copies.resize(kept);
 }

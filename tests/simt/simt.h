@@ -89,9 +89,18 @@ void fence();
 
 // The copy is performed by the wait that covers its group, so a missing or too weak wait gives a wrong result (see
 // simt.cpp).
-void cp_async(void* shared, const void* global, int bytes, SIMT_HERE);
+void cp_async(void* shared, const void* global, int bytes, int valid_bytes, SIMT_HERE);
 void cp_async_commit();
 void cp_async_wait(int pending);
+
+// Tensor cores: the whole warp together, with the fragment layouts of the PTX ISA (see common/ptx.cuh). Of a TF32
+// operand the low 13 bits are dropped, products are exact, and their sum with acc is rounded towards zero, as
+// measurements of the hardware have found (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 2021).
+void mma_tf32(float* acc, const float* a, const float* b, Site site);
+void mma_f64(double* acc, const double* a, const double* b, Site site);
+float round_to_tf32(float x);
+void gather_rows(const void* (&rows)[4], const void* row,
+                 Site site);  // the addresses that ldmatrix.x4 makes a lane read
 
 // Written by the engine between fibers; reading it is no access of the kernel, so ThreadSanitizer is kept out.
 struct Coordinates {
@@ -172,6 +181,14 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, SIMT_HE
     const int lane = simt::lane(), source = lane ^ lane_mask;
     return simt::shuffle_value(mask, value, source > (lane | (width - 1)) ? lane : source, {file, line});
 }
+
+namespace simt {
+inline void load_matrices(float (&words)[4], const float* row, Site site) {  // read here, where a sanitizer sees it
+    const void* rows[4];
+    gather_rows(rows, row, site);
+    for (int m = 0; m < 4; ++m) words[m] = static_cast<const float*>(rows[m])[lane() % 4];
+}
+}  // namespace simt
 
 // ---- atomics: relaxed, as in CUDA, and for CUDA's types only
 // -------------------------------------------------------------------

@@ -21,8 +21,17 @@ BUGS = {
     name: number
     for number, name in enumerate(
         "none missing_barrier out_of_bounds out_of_shared missing_wait divergent_barrier exit_before_barrier "
-        "inactive_lane partial_mask misaligned blocks_collide".split()
+        "inactive_lane partial_mask misaligned exited_lane divergent_mma blocks_collide".split()
     )
+}
+
+MARKS = {  # in the messages below: the line of that bug
+    "{inactive}": "lane 16",
+    "{partial}": "own lane",
+    "{exited}": "lane 9 has exited",
+    "{elsewhere}": "elsewhere than the product",
+    "{row}": "row off by a float",
+    "{last}": "lane 31 has exited",
 }
 
 pytestmark = pytest.mark.skipif(
@@ -115,10 +124,44 @@ class Harness:
         expected[:, 11] = np.where(lane % 32 < 16, -1, values[lane ^ 1])
         return out, expected
 
+    def tf32_product(
+        self, bug: str = "none", rounded: bool = False, whole: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        def draw(*shape: int) -> np.ndarray:
+            drawn = self.random.integers(-999, 999, shape) if whole else self.random.standard_normal(shape)
+            return drawn.astype(np.float32)
+
+        a, b, acc = draw(16, 8), draw(8, 8), draw(16, 8)
+        a[3, :2], b[:2, 5] = (0, -0.0), (0, 2.0**-130)
+        seen_a, seen_b = as_tf32(a, rounded), as_tf32(b, rounded)
+        expected = acc + seen_a.astype(np.float64) @ seen_b
+        self.call("run_tf32_product", a, b, acc, rounded, BUGS[bug])
+        return acc, expected
+
+    def f64_product(self, bug: str = "none") -> tuple[np.ndarray, np.ndarray]:
+        a, b, acc = (self.random.standard_normal(shape) for shape in ((8, 4), (4, 8), (8, 8)))
+        expected = acc + a @ b
+        self.call("run_f64_product", a, b, acc, BUGS[bug])
+        return acc, expected
+
+    def copy_some(self) -> tuple[np.ndarray, np.ndarray]:
+        values, out = self.random.standard_normal((32, 4), dtype=np.float32), np.full((5, 32, 4), np.nan, np.float32)
+        for valid in range(5):
+            self.call("run_copy_some", values, out[valid], valid)
+        return out, np.where(np.arange(4) < np.arange(5)[:, None, None], values, 0)
+
     def fresh_memory(self) -> tuple[np.ndarray, np.ndarray]:
         out = np.zeros((2, 8), np.uint32)
         self.call("run_fresh_memory", out)
         return out, np.full((2, 8), 0xCDCDCDCD, np.uint32)
+
+
+def as_tf32(values: np.ndarray, rounded: bool) -> np.ndarray:
+    """float32 with 10 of 23 mantissa bits: cut, or rounded to nearest with ties away from zero."""
+    fraction, exponent = np.frexp(values.astype(np.float64))
+    scaled = np.abs(fraction) * 2**11
+    kept = np.floor(scaled + 0.5) if rounded else np.floor(scaled)
+    return np.ldexp(np.copysign(kept, fraction) / 2**11, exponent).astype(np.float32)
 
 
 RIGHT: dict[str, Callable[[Harness], tuple[np.ndarray, np.ndarray]]] = {
@@ -129,6 +172,9 @@ RIGHT: dict[str, Callable[[Harness], tuple[np.ndarray, np.ndarray]]] = {
     "histogram": Harness.histogram,
     "mirror": Harness.mirror,
     "collectives": Harness.collectives,
+    "tf32_product": Harness.tf32_product,
+    "f64_product": Harness.f64_product,
+    "copy_some": Harness.copy_some,
     "fresh_memory": Harness.fresh_memory,
 }
 
@@ -147,6 +193,12 @@ def agrees(pair: tuple[np.ndarray, np.ndarray]) -> bool:
 def test_right_kernels_agree_with_numpy_in_every_order(harness: Harness, name: str, order: tuple[str, int]) -> None:
     harness.control.set_order(*order)
     np.testing.assert_allclose(*RIGHT[name](harness), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["cut", "rounded"])
+def test_tensor_cores_see_tf32(harness: Harness, rounded: bool) -> None:
+    found, expected = harness.tf32_product(rounded=rounded, whole=False)
+    np.testing.assert_allclose(found, expected, rtol=2e-7, atol=1e-7)  # the result keeps 24 bits, cut
 
 
 @pytest.mark.parametrize(
@@ -185,6 +237,22 @@ def test_a_missing_barrier_or_wait_gives_wrong_numbers(harness: Harness, name: s
             r"thread \(\d+,0,0\) .*reads lane \d+, which takes no part in the shuffle at .*:{inactive}",
         ),
         ("row_sum", "partial_mask", r"thread \(\d+,0,0\) .*is not named in its own mask 0x7fffffff at .*:{partial}"),
+        (
+            "tf32_product",
+            "exited_lane",
+            r"thread \(\d+,0,0\) .*is in ldmatrix at .*:{exited}, which takes the whole warp, but lane 9 has exited",
+        ),
+        (
+            "tf32_product",
+            "divergent_mma",
+            r"divergent warp: .*(ldmatrix at .*__syncwarp at .*:{elsewhere}|__syncwarp at .*:{elsewhere}.*ldmatrix at)",
+        ),
+        ("tf32_product", "misaligned", r"ldmatrix of a row that is not 16-byte aligned at .*:{row}"),
+        (
+            "f64_product",
+            "exited_lane",
+            r"in mma f64 at .*:{last}, which takes the whole warp, but lane 31 has exited",
+        ),
         ("mirror", "misaligned", r"thread \(\d+,0,0\) .*cp.async of 16 bytes is misaligned at .*ptx.cuh:\d+"),
     ],
 )
@@ -193,7 +261,8 @@ def test_a_broken_rule_is_reported_with_thread_and_line(
     harness: Harness, name: str, bug: str, message: str, order: tuple[str, int]
 ) -> None:
     harness.control.set_order(*order)
-    message = message.replace("{inactive}", str(planted("lane 16"))).replace("{partial}", str(planted("own lane")))
+    for name_of, mark in MARKS.items():
+        message = message.replace(name_of, str(planted(mark)))
     with pytest.raises(RuntimeError, match=message):
         getattr(harness, name)(bug)
     assert agrees(getattr(harness, name)()), "the next launch must start clean"

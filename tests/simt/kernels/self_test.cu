@@ -21,6 +21,8 @@ enum Bug {
     kInactiveLane,
     kPartialMask,
     kMisaligned,
+    kExitedLane,
+    kDivergentMma,
     kBlocksCollide
 };
 
@@ -170,6 +172,48 @@ __global__ void fresh_memory(T* out) {
     }
 }
 
+// acc += a b, (16,8) (8,8), as TF32 by one warp; a and b through ldmatrix (b transposed, as its rows then lie), and
+// rounded to nearest, not cut, if asked for.
+__global__ void tf32_product(const float* a, const float* b, float* acc, bool round, Bug bug) {
+    __shared__ __align__(16) float a_tile[16][8];
+    __shared__ __align__(16) float b_tile[16][8];  // transposed; the second half is not used
+    const int lane = threadIdx.x, g = lane / 4, t = lane % 4;
+    for (int e = lane; e < 128; e += kWarp) {
+        a_tile[e / 8][e % 8] = round ? to_tf32(a[e]) : a[e];
+        b_tile[e / 8][e % 8] = e >= 64 ? 0.0f : round ? to_tf32(b[e % 8 * 8 + e / 8]) : b[e % 8 * 8 + e / 8];
+    }
+    __syncwarp();
+    if (bug == kExitedLane && lane == 9) return;
+    if (bug == kDivergentMma && lane == 9) __syncwarp();  // PLANTED: elsewhere than the product
+    float fragment[4], columns[4], sum[4];
+    if (bug == kMisaligned) load_matrices(fragment, &a_tile[lane % 16][1]);  // PLANTED: row off by a float
+    load_matrices(fragment, &a_tile[lane % 16][lane / 16 * 4]);              // PLANTED: lane 9 has exited
+    load_matrices(columns, &b_tile[lane % 8 + lane / 16 * 8][lane / 8 % 2 * 4]);
+    for (int i = 0; i < 4; ++i) sum[i] = acc[(g + i / 2 * 8) * 8 + t * 2 + i % 2];
+    const float first_columns[2] = {columns[0], columns[1]};
+    mma(sum, fragment, first_columns);
+    for (int i = 0; i < 4; ++i) acc[(g + i / 2 * 8) * 8 + t * 2 + i % 2] = sum[i];
+}
+
+// acc += a b, (8,4) (4,8), in double precision by one warp.
+__global__ void f64_product(const double* a, const double* b, double* acc, Bug bug) {
+    const int lane = threadIdx.x, g = lane / 4, t = lane % 4;
+    double sum[2] = {acc[g * 8 + t * 2], acc[g * 8 + t * 2 + 1]};
+    if (bug == kExitedLane && lane == 31) return;
+    mma(sum, a[g * 4 + t], b[t * 8 + g]);  // PLANTED: lane 31 has exited
+    for (int i = 0; i < 2; ++i) acc[g * 8 + t * 2 + i] = sum[i];
+}
+
+// out = the first `valid` of every 4 numbers of in, and zeros.
+__global__ void copy_some(const float* in, float* out, int valid) {
+    __shared__ __align__(16) float buffer[32 * 4];
+    const int i = threadIdx.x * 4;
+    cp_async<16>(buffer + i, valid ? in + i : nullptr, valid * int(sizeof(float)));
+    cp_async_commit();
+    cp_async_wait<0>();
+    for (int e = 0; e < 4; ++e) out[i + e] = buffer[i + e];
+}
+
 thread_local char last_message[1024];
 
 template <class... Params, class... Args>
@@ -209,6 +253,15 @@ EXPORT int run_mirror(const float* in, float* out, int tiles, int tile, Bug bug)
     return run(mirror, dim3(1), dim3(tile), 2 * tile * sizeof(float), in, out, tiles, bug);
 }
 EXPORT int run_collectives(const int* in, long long* out) { return run(collectives, dim3(1), dim3(64), 0, in, out); }
+EXPORT int run_tf32_product(const float* a, const float* b, float* acc, int round, Bug bug) {
+    return run(tf32_product, dim3(1), dim3(32), 0, a, b, acc, round != 0, bug);
+}
+EXPORT int run_f64_product(const double* a, const double* b, double* acc, Bug bug) {
+    return run(f64_product, dim3(1), dim3(32), 0, a, b, acc, bug);
+}
+EXPORT int run_copy_some(const float* in, float* out, int valid) {
+    return run(copy_some, dim3(1), dim3(32), 0, in, out, valid);
+}
 EXPORT int run_fresh_memory(unsigned* out) { return run(fresh_memory<unsigned>, dim3(2), dim3(32), 16, out); }
 EXPORT int run_too_large() {
     return run(fresh_memory<unsigned>, dim3(1), dim3(1025), 16, static_cast<unsigned*>(nullptr));
