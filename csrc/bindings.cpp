@@ -1,4 +1,5 @@
-// The Python module: one m.def per launcher, no logic. Pointers travel as integers, a Status becomes an exception.
+// The Python module: one m.def per launcher that launchers.h names, no logic. Pointers travel as integers, a Status
+// becomes an exception.
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include "device.h"
 #include "row_adam.h"
 #include "self_expression.h"
+#include "self_expression_step.h"
 #include "symmetrize_affinity.h"
 #include "threshold_coefficients.h"
 
@@ -61,30 +63,21 @@ void define(py::module_& m, const char* name, Result (*launcher)(P...)) {
 
 }  // namespace
 
-#define DSC_DEFINE_LAUNCHERS(m, backend)                                        \
-    define(m, "bank_push_", &dsc::backend::bank_push_);                         \
-    define(m, "bank_scatter_", &dsc::backend::bank_scatter_);                   \
-    define(m, "row_adam_", &dsc::backend::row_adam_);                           \
-    define(m, "self_expression", &dsc::backend::self_expression);               \
-    define(m, "self_expression_block", &dsc::backend::self_expression_block);   \
-    define(m, "self_expression_splits", &dsc::backend::self_expression_splits); \
-    define(m, "symmetrize_degree", &dsc::backend::symmetrize_degree);           \
-    define(m, "symmetrize_file", &dsc::backend::symmetrize_file);               \
-    define(m, "symmetrize_merge", &dsc::backend::symmetrize_merge);             \
-    define(m, "threshold_coefficients", &dsc::backend::threshold_coefficients); \
-    define(m, "threshold_coefficients_scratch", &dsc::backend::threshold_coefficients_scratch)
-
 PYBIND11_MODULE(DSC_MODULE_NAME, m) {
 #ifdef DSC_WITH_CPU
     py::module_ cpu = m.def_submodule("cpu", "launchers on host memory");
-    DSC_DEFINE_LAUNCHERS(cpu, cpu);
+#define DSC_LAUNCHER_NAME(name) define(cpu, #name, &dsc::cpu::name);
+#include "launchers.h"
+#undef DSC_LAUNCHER_NAME
     m.attr("openmp") = dsc::cpu::has_openmp();
     m.attr("isa") = dsc::cpu::instruction_set();
     m.attr("nvcc_searched") = DSC_NVCC_SEARCHED;
 #endif
 #ifdef DSC_WITH_CUDA
     py::module_ cuda = m.def_submodule("cuda", "launchers on device memory");
-    DSC_DEFINE_LAUNCHERS(cuda, cuda);
+#define DSC_LAUNCHER_NAME(name) define(cuda, #name, &dsc::cuda::name);
+#include "launchers.h"
+#undef DSC_LAUNCHER_NAME
 #endif
 #ifdef DSC_CUDA_ARCHS
     m.attr("cuda_archs") = DSC_CUDA_ARCHS;

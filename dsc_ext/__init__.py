@@ -1,6 +1,7 @@
 """dsc_ext: CUDA/C++ kernels for deep subspace clustering behind PyTorch ops, layers and an optimiser.
 
-    ops       self_expression, threshold_coefficients, symmetrize_affinity, bank_scatter_, bank_push_, row_adam_
+    ops       self_expression, self_expression_step_, threshold_coefficients, symmetrize_affinity, bank_scatter_,
+              bank_push_, row_adam_
     layers    nn.SelfExpressiveCUDA, nn.MemoryBank
     optimiser optim.RowAdam
     twin      reference: every op in plain PyTorch
@@ -15,6 +16,7 @@ from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
 from dsc_ext.ops.row_adam import row_adam_
 from dsc_ext.ops.self_expression import self_expression
+from dsc_ext.ops.self_expression_step import self_expression_step_
 from dsc_ext.ops.symmetrize_affinity import symmetrize_affinity
 from dsc_ext.ops.threshold_coefficients import threshold_coefficients
 from dsc_ext.optim import RowAdam
@@ -36,6 +38,7 @@ __all__ = [
     "reference",
     "row_adam_",
     "self_expression",
+    "self_expression_step_",
     "symmetrize_affinity",
     "threshold_coefficients",
 ]

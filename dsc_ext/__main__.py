@@ -12,6 +12,7 @@ from dsc_ext import _native
 
 OPS = {
     "self_expression": "rows given; with rows=None a library GEMM",
+    "self_expression_step_": "on a CPU from d = 384 up by a library GEMM in blocks of rows",
     "threshold_coefficients": "",
     "symmetrize_affinity": "",
     "bank_scatter_": "",

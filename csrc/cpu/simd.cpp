@@ -14,7 +14,7 @@ namespace {
 
 template <class T>
 constexpr Simd<T> table() {
-    return {kRows, kColumns<T>, tile<T>, transpose<T>, adam_row<T>};
+    return {kRows, kColumns<T>, tile<T>, transpose<T>, adam_row<T, T>, adam_row<T, uint16_t>, proximal_row<T>};
 }
 
 static_assert(kRows <= kMaxTileRows && kColumns<float> <= kMaxTileColumns);

@@ -21,6 +21,8 @@ struct AdamStep {
     T one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay, l1;
     T step_size;           // lr / (1 - beta1^t)
     T second_moment_root;  // sqrt(1 - beta2^t)
+    T keep = 1;            // what decoupled decay leaves of c
+    uint32_t seed = 0;     // of the rounding of bf16 moments, for the first column given
 };
 
 template <class T>
@@ -33,6 +35,10 @@ struct Simd {
     // panel (d, tile_columns) becomes the transpose of count <= tile_columns rows of d numbers, and zero beyond count.
     void (*transpose)(const T* const* rows, int count, int64_t d, T* panel);
     void (*adam_row)(T* c, T* m, T* v, const T* grad, int64_t columns, const AdamStep<T>& step);
+    // The same with the bits of bf16 moments, rounded stochastically; of use with float32 alone.
+    void (*adam_row_bf16)(T* c, uint16_t* m, uint16_t* v, const T* grad, int64_t columns, const AdamStep<T>& step);
+    // c = soft(c - lr (grad + weight_decay c), threshold)
+    void (*proximal_row)(T* c, const T* grad, int64_t columns, T lr, T weight_decay, T threshold);
 };
 
 struct InstructionSet {

@@ -1,24 +1,60 @@
-// Adam (Kingma & Ba 2015, Algorithm 1) along one row: 12 bytes read with 4 of gradient, 12 written, arithmetic hidden.
+// Steps along one row of C, from its gradient: Adam (Kingma & Ba 2015, Algorithm 1) with moments as wide as C or in
+// bf16, and the proximal step. Memory moves 24 bytes an element (16 with bf16 moments, 8 without moments).
 #pragma once
 
+#include "common/row_step.h"
 #include "cpu/simd/vector.h"
 
 namespace dsc::cpu {
 namespace {
 
+// A moment as stored, and back. Element j of a row has a noise of its own.
 template <class T>
-void adam_row(T* __restrict__ c, T* __restrict__ m, T* __restrict__ v, const T* __restrict__ grad, int64_t columns,
-              const AdamStep<T>& step) {
+T from_storage(T stored) {
+    return stored;
+}
+inline float from_storage(uint16_t stored) {
+    const uint32_t bits = uint32_t(stored) << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
+template <class T>
+void to_storage(T value, uint32_t, T& to) {
+    to = value;
+}
+inline void to_storage(float value, uint32_t noise, uint16_t& to) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    to = stochastic_bf16(bits, noise);
+}
+
+template <class T, class Moment>
+void adam_row(T* __restrict__ c, Moment* __restrict__ m, Moment* __restrict__ v, const T* __restrict__ grad,
+              int64_t columns, const AdamStep<T>& step) {
     const AdamStep<T> s = step;
 #pragma omp simd
     for (int64_t j = 0; j < columns; ++j) {
         const T sign = T(c[j] > 0) - T(c[j] < 0);
         const T g = grad[j] + s.weight_decay * c[j] + s.l1 * sign;
-        const T first = m[j] + s.one_minus_beta1 * (g - m[j]);
-        const T second = s.beta2 * v[j] + s.one_minus_beta2 * g * g;
-        m[j] = first;
-        v[j] = second;
-        c[j] -= s.step_size * first / (root(second) / s.second_moment_root + s.eps);
+        const T first_before = from_storage(m[j]);
+        const T first = first_before + s.one_minus_beta1 * (g - first_before);
+        const T second = s.beta2 * from_storage(v[j]) + s.one_minus_beta2 * g * g;
+        const uint32_t noise = sizeof(Moment) < sizeof(T) ? scrambled(s.seed + uint32_t(j)) : 0;
+        to_storage(first, noise & 0xffffu, m[j]);
+        to_storage(second, noise >> 16, v[j]);
+        c[j] = s.keep * c[j] - s.step_size * first / (root(second) / s.second_moment_root + s.eps);
+    }
+}
+
+template <class T>
+void proximal_row(T* __restrict__ c, const T* __restrict__ grad, int64_t columns, T lr, T weight_decay, T threshold) {
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) {
+        const T moved = c[j] - lr * (grad[j] + weight_decay * c[j]);
+        // NaN stays NaN: it compares false with everything.
+        const T above = moved - threshold, below = moved + threshold;
+        c[j] = above > 0 ? above : below < 0 ? below : moved == moved ? T(0) : moved;
     }
 }
 

@@ -1,0 +1,185 @@
+#include "self_expression_step.h"
+
+#include <algorithm>
+#include <cstring>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "cpu/bank_panels.h"
+#include "cpu/row_step.h"
+#include "cpu/rows.h"
+#include "cpu/simd.h"
+
+namespace dsc::cpu {
+
+namespace {
+
+constexpr int64_t kRunColumns = 512;        // columns of a row that are stepped together
+constexpr int64_t kPanelBytes = 256 << 10;  // of the bank, packed: what the second-level cache holds beside the rest
+constexpr int64_t kChunkTiles = 64;         // tiles of rows that share the panels packed for a run
+
+int64_t thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Where the scratch of a thread begins, in order: panels of the bank, a tile of G, a tile of gradient.
+template <class T>
+struct Plan {
+    int64_t B, N, d, width;  // of a run
+    int64_t G_stride;
+    int64_t panels_bytes, G_bytes, grad_bytes;
+
+    Plan(int64_t B_, int64_t N_, int64_t d_) : B(B_), N(N_), d(d_) {
+        const Simd<T>& simd = simd_of<T>();
+        const int64_t panel_bytes = std::max<int64_t>(1, d * simd.tile_columns * sizeof(T));
+        const int64_t panels = std::clamp<int64_t>(kPanelBytes / panel_bytes, 1, kRunColumns / simd.tile_columns);
+        width = panels * simd.tile_columns;
+        G_stride = (d + 15) / 16 * 16 + 16;  // not a power of two: rows would fall on the same lines of the cache
+        panels_bytes = aligned(panels * panel_bytes);
+        G_bytes = aligned(simd.tile_rows * G_stride * sizeof(T));
+        grad_bytes = aligned(simd.tile_rows * width * sizeof(T));
+    }
+    int64_t positions_bytes() const { return aligned(B * sizeof(int64_t)); }
+    int64_t thread_bytes() const { return panels_bytes + G_bytes + grad_bytes; }
+};
+
+template <class T>
+struct Problem {
+    RowStepper<T> stepper;
+    int64_t row_offset;
+    const T* G;
+    int64_t G_stride;
+    const int64_t* rows;
+    int64_t B;
+    Bank<T> bank;
+    int64_t N, d;
+    bool zero_diagonal;
+    T grad_scale;
+    const int64_t* positions;  // of the rows to step in the batch, the last of duplicates
+    int64_t count;             // of positions
+    bool distinct;
+
+    int64_t row(int64_t b) const { return rows ? rows[b] : row_offset + b; }
+};
+
+// Gradients of Ẑ of a tile's rows side by side, duplicates added in the order of the batch, zero rows up to a whole
+// tile.
+template <class T>
+void pack_gradients(const Problem<T>& p, int64_t first, int64_t count, int tile_rows, int64_t stride, T* A) {
+    for (int64_t i = 0; i < tile_rows; ++i, A += stride) {
+        if (i >= count) {
+            std::fill_n(A, p.d, T(0));
+            continue;
+        }
+        const int64_t last = p.positions[first + i];
+        if (p.distinct) {
+            std::memcpy(A, p.G + last * p.G_stride, p.d * sizeof(T));
+        } else {
+            std::fill_n(A, p.d, T(0));
+            for (int64_t b = 0; b <= last; ++b) {
+                if (p.rows[b] != p.rows[last]) continue;
+                for (int64_t f = 0; f < p.d; ++f) A[f] += p.G[b * p.G_stride + f];
+            }
+        }
+        if (p.grad_scale != 1) {
+            for (int64_t f = 0; f < p.d; ++f) A[f] /= p.grad_scale;
+        }
+    }
+}
+
+template <class T>
+void run_item(const Problem<T>& p, const Plan<T>& plan, int64_t first, int64_t count, int64_t j0, char* scratch) {
+    const Simd<T>& simd = simd_of<T>();
+    T* panels = reinterpret_cast<T*>(scratch);
+    T* A = reinterpret_cast<T*>(scratch + plan.panels_bytes);
+    T* grad = reinterpret_cast<T*>(scratch + plan.panels_bytes + plan.G_bytes);
+    const int64_t width = std::min(plan.width, p.N - j0);
+    const int64_t panel = p.d * simd.tile_columns;
+    for (int64_t j = 0; j < width; j += simd.tile_columns) {
+        const int samples = static_cast<int>(std::min<int64_t>(simd.tile_columns, width - j));
+        pack_samples(p.bank, j0 + j, samples, 0, p.d, simd, panels + j / simd.tile_columns * panel);
+    }
+    for (int64_t t = first; t < first + count; t += simd.tile_rows) {
+        const int64_t valid = std::min<int64_t>(simd.tile_rows, first + count - t);
+        pack_gradients(p, t, valid, simd.tile_rows, plan.G_stride, A);
+        for (int64_t j = 0; j < width; j += simd.tile_columns) {
+            simd.tile(A, plan.G_stride, panels + j / simd.tile_columns * panel, p.d, grad + j, plan.width, false);
+        }
+        for (int64_t i = 0; i < valid; ++i) {
+            const int64_t row = p.row(p.positions[t + i]);
+            T* g = grad + i * plan.width;
+            if (p.zero_diagonal && row >= j0 && row < j0 + width) g[row - j0] = T(0);
+            p.stepper(simd, row - p.row_offset, j0, width, g, p.stepper.next(row - p.row_offset, row));
+        }
+    }
+}
+
+template <class T>
+void run(const Problem<T>& p, int threads, char* scratch) {
+    const Plan<T> plan(p.B, p.N, p.d);
+    const int64_t chunk = kChunkTiles * simd_of<T>().tile_rows;
+    const int64_t chunks = (p.count + chunk - 1) / chunk, runs = (p.N + plan.width - 1) / plan.width;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        char* own = scratch + thread_number() * plan.thread_bytes();
+#pragma omp for schedule(dynamic)
+        for (int64_t item = 0; item < chunks * runs; ++item) {
+            const int64_t first = item / runs * chunk;
+            run_item(p, plan, first, std::min(chunk, p.count - first), item % runs * plan.width, own);
+        }
+    }
+    for (int64_t i = 0; i < p.count; ++i) p.stepper.count(p.row(p.positions[i]) - p.row_offset);
+}
+
+}  // namespace
+
+int64_t self_expression_step_scratch(DType dtype, Queue queue, int64_t B, int64_t N, int64_t d) {
+    int64_t bytes = 0;
+    with_real_type(dtype, [&](auto zero) {
+        const Plan<decltype(zero)> plan(B, N, d);
+        bytes = plan.positions_bytes() + queue * plan.thread_bytes();
+        return Status{};
+    });
+    return bytes;
+}
+
+Status self_expression_step_(DType dtype, Queue queue, bool, void* C, int64_t n, int64_t row_offset, DType moments,
+                             void* exp_avg, void* exp_avg_sq, int64_t* step, const void* G, int64_t G_stride,
+                             const int64_t* rows, int64_t B, const void* M, int64_t M_stride, int64_t N, int64_t d,
+                             const void* Z, int64_t Z_stride, int32_t* slot, Rule rule, double lr, double beta1,
+                             double beta2, double eps, double weight_decay, double l1, bool zero_diagonal,
+                             const float* grad_scale, const float* found_inf, void* scratch) {
+    if (rows && !all_within(rows, B, row_offset, row_offset + n)) {
+        return {kIndexOutOfRange, "rows must lie in [row_offset, row_offset + n), the rows of C"};
+    }
+    if (found_inf && *found_inf != 0) return {};
+    int64_t* positions = static_cast<int64_t*>(scratch);
+    int64_t count = 0;
+    if (rows) {
+        std::fill_n(slot, std::max(N, row_offset + n), -1);
+        for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);
+    }
+    for (int64_t b = 0; b < B; ++b) {
+        if (!rows || slot[rows[b]] == b) positions[count++] = b;
+    }
+    return with_real_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const Rates rates = {rule, lr, beta1, beta2, eps, weight_decay, l1};
+        const RowStepper<T> stepper = {static_cast<T*>(C), N, moments, exp_avg, exp_avg_sq, step, rates};
+        const Bank<T> bank = {static_cast<const T*>(M), M_stride, static_cast<const T*>(Z), Z_stride,
+                              Z ? slot : nullptr};
+        run(Problem<T>{stepper, row_offset, static_cast<const T*>(G), G_stride, rows, B, bank, N, d, zero_diagonal,
+                       grad_scale ? T(*grad_scale) : T(1), positions, count, count == B},
+            static_cast<int>(queue), static_cast<char*>(scratch) + Plan<T>(B, N, d).positions_bytes());
+        return Status{};
+    });
+}
+
+}  // namespace dsc::cpu

@@ -1,0 +1,267 @@
+"""self_expression_step_: the gradient of C formed tile by tile and consumed at once by Adam or a proximal step.
+
+    dC = G M'ᵀ off the diagonal,     M' = the bank M with rows r replaced by the live batch Z,     C[r] ← step(C[r], dC)
+
+Training C by autograd stores dC, N² numbers in full batch, reads it back for the optimiser, and does both in passes of
+their own over memory. Here a tile of dC lives between its product and its update, in the first-level cache or in
+registers: 12·N² bytes for C and its moments, 24·B·N bytes of traffic a step.
+
+Where the library's product is faster than ours (on a CPU from d = 384 up), rows are taken in blocks: its product into
+a buffer that stays in the cache, then our step on that.
+
+Source of dC: DSC-Net (Ji et al., NIPS 2017, §3); of the steps: Kingma & Ba, *Adam*, ICLR 2015, Algorithm 1, per row;
+Loshchilov & Hutter, *Decoupled weight decay*, ICLR 2019; Beck & Teboulle, *FISTA*, SIAM J. Imaging Sci. 2009, §3 (ISTA).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from dsc_ext import _checks, _native, reference
+from dsc_ext.ops._register import register
+
+_NAME = "self_expression_step_"
+_ADAM, _ADAMW, _PROXIMAL = range(3)  # Rule in csrc/common/row_step.h
+LIBRARY_DIM = 384  # from this d on a CPU takes the library's product
+_BLOCK_BYTES = 8 << 20  # of gradient at a time
+
+
+def _check(
+    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
+    rows: Tensor | None, Z: Tensor | None, lr: float, proximal: bool, zero_diagonal: bool, row_offset: int,
+    grad_scale: Tensor | None, found_inf: Tensor | None,
+) -> None:  # fmt: skip
+    _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
+    n, N = C.shape
+    state = (("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq), ("step", step))
+    if proximal:
+        for name, value in state:
+            if value is not None:
+                described = _checks.describe(value)
+                _checks.fail(_NAME, f"{name} must be None with proximal=True, which keeps no state, got {described}")
+    else:
+        storage = (C.dtype, torch.bfloat16) if C.dtype == torch.float32 else (C.dtype,)
+        for name, moment in state[:2]:
+            _checks.tensor(_NAME, name, moment, 2, storage, C)
+            assert moment is not None
+            if moment.shape != C.shape:
+                _checks.fail(_NAME, f"{name} must have the shape of C, {tuple(C.shape)}, got {tuple(moment.shape)}")
+        assert exp_avg is not None and exp_avg_sq is not None
+        if exp_avg.dtype != exp_avg_sq.dtype:
+            described = _checks.describe(exp_avg_sq)
+            _checks.fail(_NAME, f"exp_avg_sq must be {exp_avg.dtype} like exp_avg, got {described}", TypeError)
+        _checks.tensor(_NAME, "step", step, 1, (torch.int64,), C)
+        assert step is not None
+        if step.shape[0] != n:
+            _checks.fail(_NAME, f"step must be (n,) with n = C.shape[0] = {n}, got {tuple(step.shape)}")
+    for name, value in (("C", C), *state):
+        if value is not None and not value.is_contiguous():
+            _checks.fail(_NAME, f"{name} is written in place, so it must be contiguous, got strides {value.stride()}")
+    _checks.tensor(_NAME, "M", M, 2, (C.dtype,), C)
+    if M.shape[0] != N:
+        _checks.fail(_NAME, f"M must be (N, d) with N = C.shape[1] = {N}, got {tuple(M.shape)}")
+    touched = n
+    if rows is not None:
+        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,), C)
+        touched = rows.shape[0]
+    for name, value in (("G", G), ("Z", Z)):
+        if value is None and name == "Z":
+            continue
+        _checks.tensor(_NAME, name, value, 2, (C.dtype,), C)
+        assert value is not None
+        if value.shape != (touched, M.shape[1]):
+            expected = (touched, M.shape[1])
+            _checks.fail(_NAME, f"{name} must be (B, d) = {expected} as rows and M say, got {tuple(value.shape)}")
+    if Z is not None and rows is None:
+        _checks.fail(_NAME, "Z is spliced into M at rows, so rows must be given with it, got rows=None")
+    if (zero_diagonal or Z is not None) and not 0 <= row_offset <= N - n:
+        _checks.fail(
+            _NAME,
+            f"C must be rows row_offset .. row_offset + n of the (N, N) coefficient matrix, N = {N}, when the diagonal "
+            f"is zeroed or live rows are spliced in; got C {tuple(C.shape)} with row_offset = {row_offset}",
+        )
+    for name, value in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+        if value is not None:
+            _checks.tensor(_NAME, name, value, value.dim() if isinstance(value, Tensor) else 0, (torch.float32,), C)
+            if value.numel() != 1:
+                _checks.fail(_NAME, f"{name} must have one element, got {tuple(value.shape)}")
+
+
+def _kernel(
+    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
+    rows: Tensor | None, Z: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+    decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
+    grad_scale: Tensor | None, found_inf: Tensor | None,
+) -> None:  # fmt: skip
+    _check(C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, proximal, zero_diagonal, row_offset, grad_scale, found_inf)
+    native = _native.backend(C)
+    if native is None:
+        return reference.self_expression_step_(
+            C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, beta1, beta2, eps, weight_decay, decoupled, l1, proximal,
+            zero_diagonal, row_offset, grad_scale, found_inf,
+        )  # fmt: skip
+    (n, N), (B, d) = C.shape, G.shape
+    if B == 0 or N == 0:
+        return None
+    rule = _PROXIMAL if proximal else _ADAMW if decoupled else _ADAM
+    rates = (rule, lr, beta1, beta2, eps, weight_decay, l1)
+    moments = _native.DTYPES[C.dtype if exp_avg is None else exp_avg.dtype]
+    rows = None if rows is None else rows.contiguous()
+    if C.is_cpu and d >= LIBRARY_DIM:
+        if rows is not None and not bool(((rows >= row_offset) & (rows < row_offset + n)).all()):
+            raise IndexError(f"{_NAME}: rows must lie in [row_offset, row_offset + n), the rows of C")
+        if found_inf is None or not bool(found_inf):
+            _in_blocks(
+                C, exp_avg, exp_avg_sq, step, G, M, rows, Z, moments, rates, zero_diagonal, row_offset, grad_scale
+            )
+    else:
+        G, M, Z = _native.row_major(G), _native.row_major(M), None if Z is None else _native.row_major(Z)
+        slot = None if rows is None else rows.new_empty(max(N, row_offset + n), dtype=torch.int32)
+        dtype, queue = _native.DTYPES[C.dtype], _native.queue(C)
+        bytes_needed = native.self_expression_step_scratch(dtype, queue, B, N, d)
+        scratch = torch.empty(bytes_needed + _ALIGNMENT, dtype=torch.uint8, device=C.device)
+        with _native.device_of(C):
+            native.self_expression_step_(
+                dtype, queue, False,
+                C.data_ptr(), n, row_offset,
+                moments, _native.pointer(exp_avg), _native.pointer(exp_avg_sq), _native.pointer(step),
+                G.data_ptr(), G.stride(0), _native.pointer(rows), B,
+                M.data_ptr(), M.stride(0), N, d,
+                _native.pointer(Z), 0 if Z is None else Z.stride(0), _native.pointer(slot),
+                *rates, zero_diagonal,
+                _native.pointer(grad_scale), _native.pointer(found_inf),
+                scratch.data_ptr() + -scratch.data_ptr() % _ALIGNMENT,
+            )  # fmt: skip
+    increment_version([tensor for tensor in (C, exp_avg, exp_avg_sq, step) if tensor is not None])
+    return None
+
+
+_ALIGNMENT = 64
+
+
+def _in_blocks(
+    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
+    rows: Tensor | None, Z: Tensor | None, moments: int, rates: tuple[int | float, ...],
+    zero_diagonal: bool, row_offset: int, grad_scale: Tensor | None,
+) -> None:  # fmt: skip
+    """The same by the library's products, of as many rows at a time as stay in the cache until they are stepped."""
+    native = _native.backend(C)
+    assert native is not None
+    n, N = C.shape
+    if rows is not None:
+        M = reference.splice(M, rows, Z)
+        last = reference.last_occurrence(rows - row_offset, n)
+        kept = last == torch.arange(rows.shape[0])
+        if not bool(kept.all()):
+            G = torch.zeros_like(G).index_add_(0, last, G)[kept]
+            rows = rows[kept]
+    if grad_scale is not None:
+        G = G / grad_scale.to(G.dtype)
+    block = max(1, min(_BLOCK_BYTES // (N * C.element_size()), G.shape[0]))
+    buffer = C.new_empty(block, N)
+    for first in range(0, G.shape[0], block):
+        part = G[first : first + block]
+        grad = torch.mm(part, M.T, out=buffer[: part.shape[0]])
+        if zero_diagonal:
+            if rows is None:
+                grad.diagonal(row_offset + first).zero_()
+            else:
+                grad.scatter_(1, rows[first : first + block, None], 0.0)
+        local = torch.arange(first, first + part.shape[0]) if rows is None else rows[first : first + block] - row_offset
+        native.row_adam_(
+            _native.DTYPES[C.dtype], _native.queue(C),
+            C.data_ptr(), moments, _native.pointer(exp_avg), _native.pointer(exp_avg_sq), _native.pointer(step), n, N,
+            row_offset, local.data_ptr(), grad.data_ptr(), grad.stride(0), part.shape[0], *rates,
+        )  # fmt: skip
+
+
+def _fake(
+    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
+    rows: Tensor | None, Z: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+    decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
+    grad_scale: Tensor | None, found_inf: Tensor | None,
+) -> None:  # fmt: skip
+    _check(C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, proximal, zero_diagonal, row_offset, grad_scale, found_inf)
+
+
+_op = register(
+    "self_expression_step_(Tensor(a!) C, Tensor(b!)? exp_avg, Tensor(c!)? exp_avg_sq, Tensor(d!)? step, Tensor G,"
+    " Tensor M, Tensor? rows, Tensor? Z, float lr, float beta1, float beta2, float eps, float weight_decay,"
+    " bool decoupled, float l1, bool proximal, bool zero_diagonal, int row_offset, Tensor? grad_scale,"
+    " Tensor? found_inf) -> ()",
+    kernel=_kernel,
+    fake=_fake,
+)
+
+
+def self_expression_step_(
+    C: Tensor,
+    exp_avg: Tensor | None,
+    exp_avg_sq: Tensor | None,
+    step: Tensor | None,
+    G: Tensor,
+    M: Tensor,
+    rows: Tensor | None = None,
+    Z: Tensor | None = None,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    l1: float = 0.0,
+    proximal: bool = False,
+    zero_diagonal: bool = True,
+    row_offset: int = 0,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> Tensor:
+    r"""One training step of C from the gradient of Ẑ alone; the gradient of C is never stored.
+
+    The same, to rounding, as :func:`dsc_ext.self_expression` under autograd followed by :class:`dsc_ext.RowAdam`.
+
+    Args:
+        C: (N, N) coefficient matrix, float32 or float64, contiguous; or its rows ``row_offset .. row_offset + n``; or
+            (n, m) against m landmarks with ``zero_diagonal=False``.
+        exp_avg, exp_avg_sq: moments, of C's shape and dtype; or both bfloat16 with C in float32, then they are rounded
+            stochastically, by a hash of element and step count (to nearest, a second moment would stand still).
+        step: (n,) int64, how often each row has been stepped; counted up here.
+        G: (B, d) gradient of the loss by Ẑ.
+        M: (N, d) memory bank; in full batch the live rows themselves.
+        rows: (B,) int64 global sample indices of the batch; ``None``: every row of C. Gradients of duplicates are
+            added, and the row is stepped once.
+        Z: (B, d) live rows that stood in for rows ``rows`` of M (the last duplicate wins), or ``None``.
+        lr, betas, eps: as in ``torch.optim.Adam``.
+        weight_decay: L2. Coupled, ``g += weight_decay · c``, the gradient of ``weight_decay/2 · ‖C‖_F²``: the loss term
+            ``λ‖C‖_F²`` is ``weight_decay = 2λ``.
+        decoupled: decay as in ``torch.optim.AdamW`` instead, ``c ← c (1 − lr · weight_decay)`` before the step.
+        l1: ``g += l1 · sign(c)``: the (sub)gradient of ``l1 · ‖C‖₁``.
+        proximal: instead of Adam one step of ISTA, ``c ← soft(c − lr (g + weight_decay · c), lr · l1)``, which leaves
+            exact zeros. ``exp_avg``, ``exp_avg_sq`` and ``step`` must then be ``None``; betas, eps and decoupled have no
+            part in it.
+        zero_diagonal: the forward excluded each sample from its own combination, so the diagonal has no gradient of the
+            data. Penalties and moments still act on it, as they do under RowAdam.
+        row_offset: global index of C's first row, when C is a shard.
+        grad_scale: one float32 on C's device by which G is divided, as ``torch.amp.GradScaler`` keeps it.
+        found_inf: one float32 on C's device; unless it is zero nothing is changed, not even ``step``.
+
+    Returns:
+        ``C``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by name.
+        IndexError: (CPU) a row outside C, and then nothing was changed; on CUDA a device-side assertion.
+
+    Cost: 2·B·N·d FLOP; 24·B·N bytes in float32, 16·B·N with bfloat16 moments, 8·B·N if proximal. Scratch: on a CPU below
+    1 MB a thread, or from d = 384 up, where products are the library's, 8 MB and a copy of M. Deterministic; never waits
+    for the device; capturable in a CUDA graph. Not differentiable.
+
+    Source: see the module.
+    """
+    _op(
+        C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, betas[0], betas[1], eps, weight_decay, decoupled, l1, proximal,
+        zero_diagonal, row_offset, grad_scale, found_inf,
+    )  # fmt: skip
+    return C
