@@ -36,6 +36,7 @@ def measure() -> dict[str, float]:
     arguments = (
         0,
         1,
+        False,
         C.data_ptr(),
         4,
         4,

@@ -9,6 +9,7 @@ namespace dsc {
 // B and d are small, 1 on the CPU. A function of the shape alone, so that results do not depend on the device.
 DSC_LAUNCHER(int64_t self_expression_splits(int64_t B, int64_t N, int64_t d))
 
+//   tf32     products of float32 may be taken in TF32 (tensor cores; the CPU takes no notice)
 //   C        (n, N), row stride C_stride, its first row being global row row_offset
 //   M        (N, d), row stride M_stride
 //   rows     (B) global rows; each must lie in [row_offset, row_offset + n), and in [0, N) with a zero diagonal or a
@@ -17,7 +18,7 @@ DSC_LAUNCHER(int64_t self_expression_splits(int64_t B, int64_t N, int64_t d))
 //   slot     (N) scratch: which row of Z stands in for row j of M, or -1
 //   partial  (splits, B, d) scratch, or out itself with splits = 1
 //   out      (B, d) contiguous
-DSC_LAUNCHER(Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n,
+DSC_LAUNCHER(Status self_expression(DType dtype, Queue queue, bool tf32, const void* C, int64_t C_stride, int64_t n,
                                     int64_t row_offset, const void* M, int64_t M_stride, int64_t N, int64_t d,
                                     const int64_t* rows, int64_t B, const void* Z, int64_t Z_stride, int32_t* slot,
                                     bool zero_diagonal, int64_t splits, void* partial, void* out))

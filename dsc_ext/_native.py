@@ -66,6 +66,20 @@ def queue(like: Tensor) -> int:
     return torch.get_num_threads()
 
 
+def tf32(like: Tensor) -> bool:
+    """Whether products may be taken in TF32: float32 on CUDA, where PyTorch's own matrix products are allowed to.
+
+    One switch with three handles: ``torch.set_float32_matmul_precision`` other than "highest",
+    ``torch.backends.cuda.matmul.allow_tf32 = True``, and ``torch.backends.cuda.matmul.fp32_precision = "tf32"``.
+    """
+    if not like.is_cuda or like.dtype != torch.float32:
+        return False
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # it has been set by the newest of the three, and PyTorch refuses to say it in the old words
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 def device_of(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Makes the tensor's CUDA device current, so that a launch goes where its pointers are; a no-op on the CPU."""
     if like.is_cuda and like.device.index != torch.cuda.current_device():

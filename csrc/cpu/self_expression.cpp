@@ -113,7 +113,7 @@ void fill_slots(const int64_t* rows, int64_t B, int32_t* slot, int64_t N) {
 
 int64_t self_expression_splits(int64_t, int64_t, int64_t) { return 1; }
 
-Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
+Status self_expression(DType dtype, Queue queue, bool, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
                        const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
                        const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, int64_t, void*, void* out) {
     if (!all_within(rows, B, row_offset, row_offset + n)) {

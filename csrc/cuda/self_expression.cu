@@ -1,27 +1,26 @@
-// Ẑ = C[rows] M' as a tiled product that gathers rows of C and live rows of Z on the way into shared memory.
+// Ẑ = C[rows] M' on tensor cores: a tiled product that gathers rows of C and live rows of Z on the way into shared
+// memory.
 //
-//            d                 A block owns a 64 × 64 tile of Ẑ and walks over the samples j of its split in steps of
-//            16:
-//        ┌───────┐             A tile (64 rows of C) and B tile (16 rows of M or Z) are fetched by cp.async while the
-//      N │  M'   │             previous pair is multiplied, 4 × 4 products a thread.
-//   ┌──┐ └───────┘
-// B │C │ ┌───────┐             Floor: 2·B·N·d FLOP; bytes 4·(B·N·⌈d/64⌉ + N·d·⌈B/64⌉). FFMA-bound from d ≈ 32 up.
-//   └──┘ │  Ẑ    │             Deterministic: splits are summed in order by a second kernel, no atomics on values.
-//        └───────┘
-#include "common/ptx.cuh"
+//            d                 A block owns 64 rows of Ẑ and 32, 64 or 128 of its columns, and walks over the samples j
+//            of
+//        ┌───────┐             its split in steps of 32: 64 rows of C and 32 rows of M or Z are fetched by cp.async
+//      N │  M'   │             while the step before is multiplied. The diagonal is left out on the way in, so that
+//   ┌──┐ └───────┘             whatever stands there, NaN too, has no effect.
+// B │C │ ┌───────┐
+//   └──┘ │  Ẑ    │             Floor: 2·B·N·d FLOP; bytes 4·(B·N·⌈d/128⌉ + N·d·⌈B/64⌉), of which B·N from memory. That
+//        └───────┘             is d/2 FLOP a byte of C: bandwidth-bound up to d = 128 in TF32, d = 64 in 3xTF32 (A100).
+//
+// float32 is exact (3xTF32) unless tf32 is allowed; double by FP64 tensor cores. Deterministic: splits are summed in
+// order by a second kernel, no atomics on values.
+#include "cuda/tile.cuh"
 #include "self_expression.h"
 
 namespace dsc::cuda {
 
 namespace {
 
-constexpr int kTileRows = 64;
-constexpr int kTileColumns = 64;
-constexpr int kStep = 16;
-constexpr int kThreads = 256;
-constexpr int kPerThread = 4;  // a thread owns 4 × 4 of the tile
-constexpr int kAcross = kTileColumns / kPerThread;
-constexpr int64_t kBlocksToFill = 264;  // two blocks on each of an H100's 132 multiprocessors
+constexpr int kStep = 32;
+constexpr int kThreads = 256;  // of the kernels beside the product
 
 template <class T>
 struct Operands {
@@ -39,43 +38,28 @@ struct Operands {
     T* partial;
 };
 
-// Fetches columns [j0, j0 + 16) of the tile's rows of C; outside the matrix and on the diagonal the tile is zero.
-template <class T>
-__device__ void fetch_coefficients(const Operands<T>& p, const int64_t* row_of, int64_t j0, int64_t j_end, T* A) {
-    for (int e = threadIdx.x; e < kTileRows * kStep; e += kThreads) {
-        const int64_t row = row_of[e / kStep], j = j0 + e % kStep;
-        if (row >= 0 && j < j_end && !(p.zero_diagonal && j == row)) {
-            cp_async<sizeof(T)>(A + e, p.C + (row - p.row_offset) * p.C_stride + j);
-        } else {
-            A[e] = T(0);
-        }
-    }
-}
+// 2 × 2 warps, each 32 rows and 8·NT columns.
+template <class T, int NT>
+struct Product {
+    using Shape = TileShape<2, 2, 2, NT>;
+    static constexpr int kC = row_stride(kStep), kM = column_stride<T>(Shape::kColumns);
+    static constexpr int kStage = Shape::kRows * kC + kStep * kM;
+    static constexpr size_t kSharedBytes = 2 * kStage * sizeof(T);
+    static constexpr int kBlocks = sizeof(T) == 8 ? 2 : NT == 8 ? 3 : 4;  // on a multiprocessor, for the registers
+};
 
-// Fetches samples [j0, j0 + 16) of the spliced bank, columns [c0, c0 + 64).
-template <class T>
-__device__ void fetch_bank(const Operands<T>& p, int64_t j0, int64_t j_end, int64_t c0, T* B) {
-    for (int e = threadIdx.x; e < kStep * kTileColumns; e += kThreads) {
-        const int64_t j = j0 + e / kTileColumns, c = c0 + e % kTileColumns;
-        if (j < j_end && c < p.d) {
-            const int32_t live = p.slot ? p.slot[j] : -1;
-            cp_async<sizeof(T)>(B + e, live >= 0 ? p.Z + live * p.Z_stride + c : p.M + j * p.M_stride + c);
-        } else {
-            B[e] = T(0);
-        }
-    }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) self_expression_kernel(Operands<T> p) {
-    __shared__ T A[2][kTileRows * kStep];
-    __shared__ T B[2][kStep * kTileColumns];
-    __shared__ int64_t row_of[kTileRows];
-    const int64_t b0 = int64_t(blockIdx.x) * kTileRows, c0 = int64_t(blockIdx.y) * kTileColumns;
+template <class T, bool kExact, int NT>
+__global__ void __launch_bounds__(Product<T, NT>::Shape::kThreads, Product<T, NT>::kBlocks)
+    self_expression_kernel(Operands<T> p) {
+    using P = Product<T, NT>;
+    using Shape = typename P::Shape;
+    DSC_DYNAMIC_SHARED(T, shared);
+    __shared__ int64_t row_of[Shape::kRows];
+    const int64_t b0 = int64_t(blockIdx.x) * Shape::kRows, c0 = int64_t(blockIdx.y) * Shape::kColumns;
     const int64_t j_begin = blockIdx.z * p.split_length;
     const int64_t j_end = j_begin + p.split_length < p.N ? j_begin + p.split_length : p.N;
 
-    if (threadIdx.x < kTileRows) {
+    if (threadIdx.x < Shape::kRows) {
         const int64_t b = b0 + threadIdx.x;
         const int64_t row = b < p.B ? p.rows[b] : -1;
         DSC_DEVICE_ASSERT(b >= p.B || (row >= p.row_offset && row - p.row_offset < p.n),
@@ -84,39 +68,37 @@ __global__ void __launch_bounds__(kThreads) self_expression_kernel(Operands<T> p
     }
     __syncthreads();
 
-    const int across = threadIdx.x % kAcross, down = threadIdx.x / kAcross;
-    T sum[kPerThread][kPerThread] = {};
-    fetch_coefficients(p, row_of, j_begin, j_end, A[0]);
-    fetch_bank(p, j_begin, j_end, c0, B[0]);
-    cp_async_commit();
-    int stage = 0;
-    for (int64_t j0 = j_begin; j0 < j_end; j0 += kStep, stage ^= 1) {
-        if (j0 + kStep < j_end) {
-            fetch_coefficients(p, row_of, j0 + kStep, j_end, A[stage ^ 1]);
-            fetch_bank(p, j0 + kStep, j_end, c0, B[stage ^ 1]);
-        }
-        cp_async_commit();
-        cp_async_wait<1>();
-        __syncthreads();  // the whole tile has arrived
-        for (int k = 0; k < kStep; ++k) {
-            T a[kPerThread], b[kPerThread];
-            for (int i = 0; i < kPerThread; ++i) a[i] = A[stage][(down * kPerThread + i) * kStep + k];
-            for (int i = 0; i < kPerThread; ++i) b[i] = B[stage][k * kTileColumns + across + i * kAcross];
-            for (int i = 0; i < kPerThread; ++i) {
-                for (int c = 0; c < kPerThread; ++c) sum[i][c] += a[i] * b[c];
-            }
-        }
-        __syncthreads();  // and has been read, before the next fetch overwrites it
-    }
+    const bool wide_C = wide_rows(p.C, p.C_stride);
+    const bool wide_M = wide_rows(p.M, p.M_stride) && (!p.slot || wide_rows(p.Z, p.Z_stride));
+    const auto fetch = [&](int64_t step, int stage) {
+        const int64_t j0 = j_begin + step * kStep;
+        T* const C_tile = shared + stage * P::kStage;
+        fetch_rows<Shape::kThreads, Shape::kRows, kStep>(C_tile, P::kC, j_end - j0, wide_C, [&](int i) -> Row<T> {
+            const int64_t row = row_of[i];
+            if (row < 0) return {nullptr};
+            return {p.C + (row - p.row_offset) * p.C_stride + j0, p.zero_diagonal ? row - j0 : -1};
+        });
+        fetch_rows<Shape::kThreads, kStep, Shape::kColumns>(
+            C_tile + Shape::kRows * P::kC, P::kM, p.d - c0, wide_M, [&](int i) -> Row<T> {
+                const int64_t j = j0 + i;
+                if (j >= j_end) return {nullptr};
+                const int32_t live = p.slot ? p.slot[j] : -1;
+                return {c0 + (live >= 0 ? p.Z + live * p.Z_stride : p.M + j * p.M_stride)};
+            });
+    };
+    constexpr Tf32 kTf32 = tf32_of<T, kExact>;
+    Tile<T, 2, NT> sum;
+    pipeline<2>((j_end - j_begin + kStep - 1) / kStep, fetch, [&](int64_t, int stage) {
+        const T* const C_tile = shared + stage * P::kStage;
+        multiply<kStep, kTf32, kTf32>(sum, C_tile + Shape::first_row() * P::kC, P::kC,
+                                      C_tile + Shape::kRows * P::kC + Shape::first_column(), P::kM);
+    });
 
-    T* out = p.partial + blockIdx.z * p.B * p.d;
-    for (int i = 0; i < kPerThread; ++i) {
-        const int64_t b = b0 + down * kPerThread + i;
-        for (int c = 0; c < kPerThread; ++c) {
-            const int64_t column = c0 + across + c * kAcross;
-            if (b < p.B && column < p.d) out[b * p.d + column] = sum[i][c];
-        }
-    }
+    T* const out = p.partial + blockIdx.z * p.B * p.d;
+    for_each(sum, [&](int row, int column, T value) {
+        const int64_t b = b0 + Shape::first_row() + row, c = c0 + Shape::first_column() + column;
+        if (b < p.B && c < p.d) out[b * p.d + c] = value;
+    });
 }
 
 template <class T>
@@ -141,6 +123,25 @@ __global__ void claim_slots_kernel(const int64_t* rows, int64_t B, int32_t* slot
     }
 }
 
+// The columns of Ẑ a block takes, as pieces of 8 for each of two warps: no more than d asks for.
+int pieces_for(int64_t d, int most) {
+    const int wanted = d <= 32 ? 2 : d <= 64 ? 4 : 8;
+    return wanted < most ? wanted : most;
+}
+
+int64_t tiles_for(int64_t B, int64_t d, int pieces) { return int64_t(blocks_for(B, 64)) * blocks_for(d, 16 * pieces); }
+
+template <class T, int NT>
+Status run_product(const Operands<T>& p, bool tf32, Queue queue, int64_t splits) {
+    using P = Product<T, NT>;
+    const dim3 grid(blocks_for(p.B, P::Shape::kRows), blocks_for(p.d, P::Shape::kColumns),
+                    static_cast<unsigned>(splits));
+    return with_exactness<T>(tf32, [&](auto exact) {
+        return launch(self_expression_kernel<T, exact.value, NT>, grid, dim3(P::Shape::kThreads), P::kSharedBytes,
+                      queue, p);
+    });
+}
+
 template <class T>
 __global__ void block_kernel(const T* C, int64_t C_stride, int64_t row_offset, const int64_t* rows, int64_t B,
                              const int32_t* slot, bool zero_diagonal, T* block) {
@@ -160,14 +161,16 @@ Status fill_slots(Queue queue, const int64_t* rows, int64_t B, int32_t* slot, in
 }
 
 template <class T>
-Status run(Operands<T> p, Queue queue, int32_t* slot, int64_t splits, T* out) {
+Status run(Operands<T> p, bool tf32, Queue queue, int32_t* slot, int64_t splits, T* out) {
     if (slot) {
         if (Status s = fill_slots(queue, p.rows, p.B, slot, p.N); !s) return s;
     }
     const int64_t steps = (p.N + kStep - 1) / kStep;
     p.split_length = (steps + splits - 1) / splits * kStep;
-    const dim3 grid(blocks_for(p.B, kTileRows), blocks_for(p.d, kTileColumns), static_cast<unsigned>(splits));
-    if (Status s = launch(self_expression_kernel<T>, grid, dim3(kThreads), 0, queue, p); !s) return s;
+    constexpr int kMost = sizeof(T) == 8 ? 4 : 8;  // pieces: more accumulators do not fit beside what they need
+    const int pieces = pieces_for(p.d, kMost);
+    const auto product = pieces == 2 ? run_product<T, 2> : pieces == 4 ? run_product<T, 4> : run_product<T, kMost>;
+    if (Status s = product(p, tf32, queue, splits); !s) return s;
     if (splits == 1) return {};
     const int64_t size = p.B * p.d;
     return launch(sum_splits_kernel<T>, dim3(blocks_for(size, kThreads)), dim3(kThreads), 0, queue,
@@ -177,23 +180,19 @@ Status run(Operands<T> p, Queue queue, int32_t* slot, int64_t splits, T* out) {
 }  // namespace
 
 int64_t self_expression_splits(int64_t B, int64_t N, int64_t d) {
-    const int64_t tiles = ((B + kTileRows - 1) / kTileRows) * ((d + kTileColumns - 1) / kTileColumns);
-    const int64_t wanted = tiles > 0 ? kBlocksToFill / tiles : 1;
-    const int64_t longest = N / (16 * kStep);  // below 16 steps a split costs more in its partial sums than it gains
-    const int64_t splits = wanted < longest ? wanted : longest;
-    return splits < 1 ? 1 : splits;
+    return splits_to_fill(tiles_for(B, d, pieces_for(d, 8)), (N + kStep - 1) / kStep);
 }
 
-Status self_expression(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
-                       const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
-                       const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, int64_t splits,
+Status self_expression(DType dtype, Queue queue, bool tf32, const void* C, int64_t C_stride, int64_t n,
+                       int64_t row_offset, const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows,
+                       int64_t B, const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, int64_t splits,
                        void* partial, void* out) {
     return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         return run(
             Operands<T>{static_cast<const T*>(C), C_stride, n, row_offset, static_cast<const T*>(M), M_stride, N, d,
                         rows, B, static_cast<const T*>(Z), Z_stride, slot, zero_diagonal, 0, static_cast<T*>(partial)},
-            queue, slot, splits, static_cast<T*>(out));
+            tf32, queue, slot, splits, static_cast<T*>(out));
     });
 }
 

@@ -263,7 +263,7 @@ template <int kDepth, Tf32 kA, Tf32 kB, class T, int MT, int NT>
 __device__ __forceinline__ void multiply(Tile<T, MT, NT>& O, const T* A, int A_stride, const T* B, int B_stride) {
     static_assert(kDepth % 8 == 0);
     const T* const at = B + threadIdx.x % 4 * B_stride + threadIdx.x % kWarp / 4;
-#pragma unroll 2
+#pragma unroll 1  // as above
     for (int k = 0; k < kDepth; k += 8) {
         Fragment<T, 4, kA> a[MT];
 #pragma unroll

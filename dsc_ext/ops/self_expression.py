@@ -72,7 +72,7 @@ def _kernel(
     partial = out if splits == 1 else M.new_empty(splits, B, d)
     with _native.device_of(C):
         native.self_expression(
-            _native.DTYPES[C.dtype], _native.queue(C),
+            _native.DTYPES[C.dtype], _native.queue(C), _native.tf32(C),
             C.data_ptr(), C.stride(0), n, row_offset,
             M.data_ptr(), M.stride(0), N, d,
             rows.data_ptr(), B,
@@ -244,7 +244,8 @@ def self_expression(
     Cost: 2·B·N·d FLOP, reads B·N + N·d numbers; with ``rows`` nothing of C or M is copied in the forward. Backward: one
     GEMM of the same size for C, B²·d for Z. Twice differentiable (through the reference, which copies the batch's
     rows).
-    Deterministic: fixed summation order. Under autocast everything is computed in float32.
+    Deterministic: fixed summation order. Under autocast everything is computed in float32. On CUDA products of float32
+    are exact (3xTF32 tensor cores) unless ``torch.set_float32_matmul_precision`` allows TF32.
 
     Source: Ji et al., *Deep Subspace Clustering Networks*, NIPS 2017, §3; BDSC, arXiv 2507.19917, §3.1.
 

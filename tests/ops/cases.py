@@ -211,6 +211,7 @@ CASES = [
     Case("self_expression", "full-batch", _full, (0, 1)),
     Case("self_expression", "full-batch-shard", _full_shard, (0, 1)),
     Case("self_expression", "tile-edges", _self_expression(66, 131, 65)),
+    Case("self_expression", "middle-width", _self_expression(7, 70, 40)),
     Case("self_expression", "whole-batch", _self_expression(130, 130, 32)),
     Case("self_expression", "split-sum", _self_expression(3, 600, 7)),
     Case("self_expression", "no-rows", _self_expression(0, 6, 3)),
@@ -273,6 +274,7 @@ CASES = [
     Case("row_adam_", "no-rows", _adam(0)),
 ]
 
+TF32 = ("self_expression",)  # ops whose CUDA products may be taken in TF32
 MUTATED = {
     "bank_scatter_": (0,),
     "bank_push_": (0, 1),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+from simt import build
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -33,6 +38,45 @@ def test_equals_the_reference(case: Case, dtype: torch.dtype, backend: torch.dev
     arguments = case.arguments(dtype, backend)
     wanted = cases.expected(case, cases.clone(arguments))
     assert_same(case, cases.call(case, arguments), wanted)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.op in cases.TF32], ids=str)
+def test_tf32_where_it_is_allowed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    if build.compiler() is None:
+        pytest.skip("the emulator needs a C++ compiler (g++), none on PATH")
+    monkeypatch.setitem(_native.backends, "cpu", build.emulator().cuda)
+    monkeypatch.setattr(_native, "tf32", lambda like: like.dtype == torch.float32)
+    arguments = case.arguments()
+    wanted = cases.expected(case, cases.clone(arguments))
+    for mine, theirs in zip(cases.call(case, arguments), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=4e-3, atol=2e-2)
+
+
+def test_pytorch_decides_about_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda, double = (
+        SimpleNamespace(is_cuda=is_cuda, dtype=dtype)
+        for is_cuda, dtype in ((False, torch.float32), (True, torch.float32), (True, torch.float64))
+    )
+    for answer in ("highest", "high", "medium"):
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda answer=answer: answer)
+        assert _native.tf32(cuda) == (answer != "highest")
+        assert not _native.tf32(cpu) and not _native.tf32(double)
+
+
+def test_pytorch_decides_about_tf32_by_its_newest_switch_too() -> None:
+    """In a process of its own: PyTorch does not forget that the switch was used."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this PyTorch has no such switch")
+    code = """
+import torch
+from types import SimpleNamespace
+from dsc_ext import _native
+for precision in ("tf32", "ieee"):
+    torch.backends.cuda.matmul.fp32_precision = precision
+    assert _native.tf32(SimpleNamespace(is_cuda=True, dtype=torch.float32)) == (precision == "tf32")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def strided(value: object) -> object:

@@ -25,7 +25,10 @@ pytestmark = pytest.mark.skipif(
 
 ORDERING = re.compile(r"^ *(__syncthreads\(\)|__syncwarp\(\)|cp_async_wait<\w+>\(\));.*$", re.MULTILINE)
 
-OP_OF = {"block.cuh": "threshold_coefficients"}  # where it is not the file's name: an op whose cases run that code
+OP_OF = {
+    "block.cuh": "threshold_coefficients",
+    "tile.cuh": "self_expression",
+}  # where it is not the file's name: an op whose cases run that code
 
 
 def run_cases(variant: str, *modules: str) -> subprocess.CompletedProcess[str]:
