@@ -1,34 +1,47 @@
-// W = reduce(A, Aᵀ), A_ij = Σ |value| over the entries at (i, j), in three launches with a prefix sum after the first
-// two:
-//   degree -> offset = prefix sum -> file (and sort) -> out_crow = prefix sum of unique -> merge
-// Entries come as rows of (crow, column), unsorted, possibly repeated; a negative column is padding.
+// W = reduce(A, Aᵀ), A_ij = Σ |value| over the entries at (i, j), as CSR with sorted, unique columns.
+//
+// Two launchers for entries in rows (crow, column), two for a dense matrix: the first says how long each row of W is,
+// the second, once the caller has read the length of W, fills it. What the first finds out on the way travels to the
+// second in scratch, whose layout is the backend's own. Entries with |value| <= threshold are dropped (NaN is kept); a
+// row's entries may be unsorted, repeated or padding (a negative column).
 #pragma once
 
 #include "common/types.h"
 
 namespace dsc {
 
-// degree[i] += the number of entries filed in row i: its own, and those whose column is i. degree comes zeroed.
-DSC_LAUNCHER(Status symmetrize_degree(Queue queue, int64_t n, const int64_t* crow, const int64_t* column,
-                                      int64_t* degree))
+// mean (a + b)/2, max, and the probabilistic sum a + b - a·b of a and b clamped to at most 1.
+enum class Reduce : int32_t { mean = 0, max = 1, t_conorm = 2 };
 
-// An entry as it is filed in a row: e at (i, j) is (j, 2e) in row i and (i, 2e + 1), its mirror, in row j.
-struct alignas(16) Filed {
-    int64_t column;
-    int64_t tag;
-};
+// Length in 8-byte words of the scratch; the launchers that are handed it take the same queue.
+DSC_LAUNCHER(int64_t symmetrize_scratch(DType dtype, Queue queue, int64_t n, int64_t entries))
 
-// Files every entry twice, sorts each row by (column, tag), and counts its distinct columns.
-//   offset   (n + 1) where each row's files begin
-//   cursor   (n) scratch, zeroed
-DSC_LAUNCHER(Status symmetrize_file(Queue queue, int64_t n, const int64_t* crow, const int64_t* column,
-                                    const int64_t* offset, int64_t* cursor, Filed* filed, int64_t* unique))
+//   values, column (entries), crow (n + 1)
+//   out_crow (n + 1)  its last element is set, to the length of W
+DSC_LAUNCHER(Status symmetrize_count(DType dtype, Queue queue, int64_t n, int64_t entries, const void* values,
+                                     const int64_t* crow, const int64_t* column, double threshold, Reduce reduce,
+                                     int64_t* scratch, int64_t* out_crow))
 
-// Merges each row's runs of equal columns into W, and notes for every entry where it went.
-//   position, mirror (entries) index into W of (i, j) and of (j, i); untouched for padding
-//   share            (entries) dA's share of the gradient: 1/2 for the mean; 1, 1/2 or 0 for the larger side of max
-DSC_LAUNCHER(Status symmetrize_merge(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* offset,
-                                     const Filed* filed, const int64_t* out_crow, bool maximum, int64_t* out_column,
-                                     void* out_values, int64_t* position, int64_t* mirror, void* share))
+//   out_crow (n + 1)  the rest of it is set
+//   out_column, out_values (out_crow[n])
+DSC_LAUNCHER(Status symmetrize_fill(DType dtype, Queue queue, int64_t n, int64_t entries, const void* values,
+                                    Reduce reduce, int64_t* scratch, int64_t* out_crow, int64_t* out_column,
+                                    void* out_values))
+
+// For the gradient: where each entry went, where each place of W has its mirror image, and A itself.
+//   position (entries) index into W of the entry's place; out_crow[n] for what was dropped
+//   mirror   (out_crow[n]) index into W of (j, i) for each (i, j)
+//   A        (out_crow[n]) Σ |value| of the entries at each place
+DSC_LAUNCHER(Status symmetrize_places(DType dtype, Queue queue, int64_t n, const void* values, const int64_t* crow,
+                                      const int64_t* column, double threshold, const int64_t* out_crow,
+                                      const int64_t* out_column, int64_t* position, int64_t* mirror, void* A))
+
+// The same from C (n, n), row stride C_stride; C may as well be the transpose.
+DSC_LAUNCHER(int64_t symmetrize_dense_scratch(int64_t n))
+DSC_LAUNCHER(Status symmetrize_dense_count(DType dtype, Queue queue, int64_t n, const void* C, int64_t C_stride,
+                                           double threshold, int64_t* scratch, int64_t* out_crow))
+DSC_LAUNCHER(Status symmetrize_dense_fill(DType dtype, Queue queue, int64_t n, const void* C, int64_t C_stride,
+                                          Reduce reduce, int64_t* scratch, const int64_t* out_crow, int64_t* out_column,
+                                          void* out_values))
 
 }  // namespace dsc

@@ -69,12 +69,17 @@ def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
     return torch.where(kept, C, torch.zeros_like(C))
 
 
-def symmetrize_affinity(values: Tensor, row: Tensor, column: Tensor, n: int, reduce: str = "mean") -> Tensor:
-    """Dense (n, n) W = reduce(A, Aᵀ) with A[i, j] = Σ |value| over the entries at (i, j); negative columns are
-    padding.
+def symmetrize_affinity(
+    values: Tensor, row: Tensor, column: Tensor, n: int, reduce: str = "mean", threshold: float = 0.0
+) -> Tensor:
+    """Dense (n, n) W from A, A[i, j] = Σ |value| over the entries at (i, j) above the threshold, and Aᵀ: their mean,
+    their maximum, or the probabilistic sum a + b − a·b of both clamped to at most 1. Negative columns are padding.
     """
-    present = column >= 0
+    present = (column >= 0) & ~(values.abs() <= threshold)
     A = values.new_zeros(n, n).index_put((row[present], column[present]), values[present].abs(), accumulate=True)
+    if reduce == "t-conorm":
+        A = A.clamp(max=1)
+        return A + A.T - A * A.T
     return (A + A.T) / 2 if reduce == "mean" else torch.maximum(A, A.T)
 
 

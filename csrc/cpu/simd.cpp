@@ -2,6 +2,7 @@
 // (CMakeLists.txt, which compiles this file once for each).
 #include "cpu/simd.h"
 
+#include "cpu/simd/above.h"
 #include "cpu/simd/adam.h"
 #include "cpu/simd/tile.h"
 #include "cpu/simd/transpose.h"
@@ -14,7 +15,16 @@ namespace {
 
 template <class T>
 constexpr Simd<T> table() {
-    return {kRows, kColumns<T>, tile<T>, transpose<T>, adam_row<T, T>, adam_row<T, uint16_t>, proximal_row<T>};
+    Simd<T> simd{};
+    simd.tile_rows = kRows;
+    simd.tile_columns = kColumns<T>;
+    simd.above = above<T>;
+    simd.adam_row = adam_row<T, T>;
+    simd.adam_row_bf16 = adam_row<T, uint16_t>;
+    simd.proximal_row = proximal_row<T>;
+    simd.tile = tile<T>;
+    simd.transpose = transpose<T>;
+    return simd;
 }
 
 static_assert(kRows <= kMaxTileRows && kColumns<float> <= kMaxTileColumns);

@@ -39,6 +39,8 @@ struct Simd {
     void (*adam_row_bf16)(T* c, uint16_t* m, uint16_t* v, const T* grad, int64_t columns, const AdamStep<T>& step);
     // c = soft(c - lr (grad + weight_decay c), threshold)
     void (*proximal_row)(T* c, const T* grad, int64_t columns, T lr, T weight_decay, T threshold);
+    // Bit j % 64 of words[j / 64 * word_stride]: whether |c[j]| exceeds the threshold, or is NaN; zero from n on.
+    void (*above)(const T* c, int64_t n, T threshold, uint64_t* words, int64_t word_stride);
 };
 
 struct InstructionSet {

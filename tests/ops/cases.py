@@ -106,14 +106,34 @@ def _threshold(n: int, m: int, rho: float, kind: str = "normal") -> Callable[[Ma
     return make
 
 
-def _symmetrize(n: int, k: int, reduce: str) -> Callable[[Make], Arguments]:
+def _symmetrize(n: int, k: int, reduce: str, threshold: float = 0.0) -> Callable[[Make], Arguments]:
     def make(m: Make) -> Arguments:
         # Unsorted, repeated and padded columns, and a hub that every row names.
         column = m.integers(-1, n, n, k) if n else m.integers(0, 1, 0, k)
         if k > 1:
             column[:, 0] = n // 2
         crow = torch.arange(n + 1, device=m.device) * k
-        return m.normal(n * k), crow, column.reshape(-1), reduce
+        return m.normal(n * k), crow, column.reshape(-1), reduce, threshold
+
+    return make
+
+
+def _symmetrize_sorted(n: int, share: float, reduce: str) -> Callable[[Make], Arguments]:
+    """Strictly increasing columns, so that nothing has to be copied; every third row empty."""
+
+    def make(m: Make) -> Arguments:
+        present = m.normal(n, n).abs() < share
+        present[::3] = False
+        crow = torch.nn.functional.pad(present.sum(1).cumsum(0), (1, 0))
+        return m.normal(int(crow[-1])), crow, present.nonzero()[:, 1], reduce, 0.0
+
+    return make
+
+
+def _symmetrize_dense(n: int, reduce: str, threshold: float = 0.0, share: float = 9.0) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        C = m.normal(n, n)
+        return C.masked_fill_(m.normal(n, n).abs() > share, 0.0), reduce, threshold
 
     return make
 
@@ -250,11 +270,22 @@ CASES = [
     Case("threshold_coefficients", "no-columns", _threshold(3, 0, 0.5)),
     Case("symmetrize_affinity", "mean", _symmetrize(9, 4, "mean"), (0,)),
     Case("symmetrize_affinity", "max", _symmetrize(9, 4, "max"), (0,)),
+    Case("symmetrize_affinity", "t-conorm", _symmetrize(9, 4, "t-conorm"), (0,)),
+    Case("symmetrize_affinity", "threshold", _symmetrize(9, 4, "t-conorm", 0.5), (0,)),
     Case("symmetrize_affinity", "hub", _symmetrize(90, 7, "mean")),
+    Case("symmetrize_affinity", "long-hub", _symmetrize(600, 2, "mean")),
     Case("symmetrize_affinity", "dense-rows", _symmetrize(40, 60, "max")),
+    Case("symmetrize_affinity", "sorted", _symmetrize_sorted(40, 0.4, "mean"), (0,)),
+    Case("symmetrize_affinity", "blocks", _symmetrize_sorted(300, 0.5, "t-conorm")),
     Case("symmetrize_affinity", "one", _symmetrize(1, 1, "mean")),
     Case("symmetrize_affinity", "no-entries", _symmetrize(5, 0, "mean")),
     Case("symmetrize_affinity", "no-rows", _symmetrize(0, 3, "mean")),
+    Case("symmetrize_dense", "all", _symmetrize_dense(5, "t-conorm"), (0,)),
+    Case("symmetrize_dense", "some", _symmetrize_dense(7, "max", 0.3, share=0.7), (0,)),
+    Case("symmetrize_dense", "full-tiles", _symmetrize_dense(131, "mean")),
+    Case("symmetrize_dense", "thin-tiles", _symmetrize_dense(200, "max", 0.1, share=0.02)),
+    Case("symmetrize_dense", "bits-without-mirrors", _symmetrize_dense(300, "t-conorm", 0.5, share=0.001)),
+    Case("symmetrize_dense", "no-rows", _symmetrize_dense(0, "mean")),
     Case("bank_scatter_", "replace", _scatter(None, None)),
     Case("bank_scatter_", "mix-normalize", _scatter(None, None, normalize=True, momentum=0.3)),
     Case("bank_scatter_", "wide", _scatter(None, None, d=300, normalize=True)),
@@ -292,14 +323,19 @@ def call(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
 
 
 def expected(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
-    """The same by the reference. For symmetrize_affinity: the dense W."""
+    """The same by the reference. For the two forms of symmetrize_affinity: the dense W."""
     if case.op == "self_expression":
         return (reference.self_expression(*arguments[:6]),)
     if case.op == "symmetrize_affinity":
-        values, crow, column, reduce = arguments
+        values, crow, column, *options = arguments
         n = crow.shape[0] - 1
         row = torch.repeat_interleave(torch.arange(n, device=crow.device), crow.diff())
-        return (reference.symmetrize_affinity(values, row, column, n, reduce),)
+        return (reference.symmetrize_affinity(values, row, column, n, *options),)
+    if case.op == "symmetrize_dense":
+        C, *options = arguments
+        n = C.shape[0]
+        every = torch.cartesian_prod(*[torch.arange(n, device=C.device)] * 2)
+        return (reference.symmetrize_affinity(C.reshape(-1), every[:, 0], every[:, 1], n, *options),)
     returned = getattr(reference, case.op)(*arguments)
     if case.op in MUTATED:
         return tuple(arguments[i] for i in MUTATED[case.op] if arguments[i] is not None)

@@ -32,7 +32,7 @@ REFUSED = [
     (lambda: dsc_ext.threshold_coefficients(C, -0.1), ValueError, "rho must be a share of the row's l1 norm, 0 or more, got -0.1"),
     (lambda: dsc_ext.threshold_coefficients(C, float("nan")), ValueError, "rho must be"),
     (lambda: dsc_ext.threshold_coefficients(C.long(), 0.5), TypeError, "C must be float32 or float64"),
-    (lambda: dsc_ext.symmetrize_affinity(C, reduce="sum"), ValueError, "reduce must be 'mean' or 'max', got 'sum'"),
+    (lambda: dsc_ext.symmetrize_affinity(C, reduce="sum"), ValueError, "reduce must be 'mean', 'max' or 't-conorm', got 'sum'"),
     (lambda: dsc_ext.symmetrize_affinity(M), ValueError, r"must be an \(N, N\) matrix, dense or CSR, got \(4, 3\)"),
     (lambda: dsc_ext.symmetrize_affinity(C, threshold=-1.0), ValueError, "threshold must be 0 or more, got -1.0"),
     (lambda: dsc_ext.symmetrize_affinity(M, torch.zeros(4, 2).long()), ValueError, r"both be \(N, k\), got \(4, 3\) and \(4, 2\)"),

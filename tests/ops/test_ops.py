@@ -23,8 +23,8 @@ differentiable_case = pytest.mark.parametrize("case", [c for c in CASES if c.dif
 
 
 def assert_same(case: Case, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
-    if case.op == "symmetrize_affinity":
-        values, _, crow, column = found[:4]
+    if case.op.startswith("symmetrize_"):
+        values, crow, column = found
         n = crow.shape[0] - 1
         found = (torch.sparse_csr_tensor(crow, column, values, (n, n), check_invariants=True).to_dense(),)
     for mine, theirs in zip(found, wanted, strict=True):
@@ -188,7 +188,7 @@ def test_compiles_into_one_graph(case: Case) -> None:
 def test_fake_tensors_agree_on_shape_and_stride(case: Case) -> None:
     arguments = case.arguments()
     real = cases.call(case, cases.clone(arguments))
-    if case.op == "symmetrize_affinity":
+    if case.op.startswith("symmetrize_"):
         return  # the size of W depends on the data; opcheck covers it
     with torch._subclasses.FakeTensorMode() as mode:
         fake = cases.call(case, tuple(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments))

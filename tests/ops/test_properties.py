@@ -8,6 +8,7 @@ import copy
 import pickle
 
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,7 +149,7 @@ def test_threshold_is_the_loop(n: int, m: int, seed: int, rho: float) -> None:
 
 
 @few
-@given(n=st.integers(1, 30), k=st.integers(0, 9), seed=seeds, reduce=st.sampled_from(["mean", "max"]))
+@given(n=st.integers(1, 30), k=st.integers(0, 9), seed=seeds, reduce=st.sampled_from(["mean", "max", "t-conorm"]))
 def test_affinity_is_symmetric_sorted_and_the_same_from_every_form(n: int, k: int, seed: int, reduce: str) -> None:
     random = torch.Generator().manual_seed(seed)
     indices = torch.stack([torch.randperm(n, generator=random)[: min(k, n)] for _ in range(n)])
@@ -160,7 +161,8 @@ def test_affinity_is_symmetric_sorted_and_the_same_from_every_form(n: int, k: in
     )  # sorted, unique
     assert torch.equal(W.to_dense(), W.to_dense().T)
     pair = torch.stack([dense.abs(), dense.abs().T])
-    torch.testing.assert_close(W.to_dense(), pair.mean(0) if reduce == "mean" else pair.amax(0))
+    joined = {"mean": pair.mean(0), "max": pair.amax(0), "t-conorm": 1 - (1 - pair.clamp(max=1)).prod(0)}
+    torch.testing.assert_close(W.to_dense(), joined[reduce])
     torch.testing.assert_close(dsc_ext.symmetrize_affinity(dense, reduce=reduce).to_dense(), W.to_dense())
     torch.testing.assert_close(
         dsc_ext.symmetrize_affinity(dense.to_sparse_csr(), reduce=reduce).to_dense(), W.to_dense()
@@ -181,7 +183,7 @@ def test_affinity_threshold_drops_small_entries_from_every_form() -> None:
 
 def test_affinity_keeps_nan_visible() -> None:
     dense = torch.tensor([[0.0, float("nan")], [1.0, 0.0]])
-    for reduce in ("mean", "max"):
+    for reduce in ("mean", "max", "t-conorm"):
         assert dsc_ext.symmetrize_affinity(dense, reduce=reduce).to_dense().isnan().sum() == 2
 
 
@@ -274,3 +276,31 @@ def test_layer_in_a_mini_batch() -> None:
     torch.testing.assert_close(alone, reference.self_expression(layer.Coefficient, bank.features, rows))
     alone.sum().backward()
     assert z.grad is None and layer.Coefficient.grad.is_sparse
+
+
+@pytest.mark.parametrize("kind", ["sorted", "unsorted", "hub"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_affinity_is_scipys(kind: str, threads: int) -> None:
+    """Many blocks of rows; with the hub one block receives far more than its share."""
+    n, k = (20_000, 3) if kind == "hub" else (3000, 40)
+    random = torch.Generator().manual_seed(0)
+    columns = torch.randint(n, (n, k), generator=random)
+    if kind == "hub":
+        columns[:, 0] = 5
+    if kind != "unsorted":
+        columns = columns.sort(dim=1).values
+    values = torch.randn(n, k, generator=random, dtype=torch.float64)
+    A = scipy.sparse.csr_array(
+        (values.abs().numpy().ravel(), columns.numpy().ravel(), torch.arange(n + 1).numpy() * k), shape=(n, n)
+    )
+    wanted = (A + A.T) / 2
+    wanted.sum_duplicates()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        W = dsc_ext.symmetrize_affinity(values, columns)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(W.crow_indices(), torch.from_numpy(wanted.indptr).long())
+    assert torch.equal(W.col_indices(), torch.from_numpy(wanted.indices).long())
+    torch.testing.assert_close(W.values(), torch.from_numpy(wanted.data))

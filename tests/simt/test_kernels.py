@@ -28,6 +28,7 @@ ORDERING = re.compile(r"^ *(__syncthreads\(\)|__syncwarp\(\)|cp_async_wait<\w+>\
 OP_OF = {
     "block.cuh": "threshold_coefficients",
     "tile.cuh": "self_expression",
+    "scan.cuh": "symmetrize_affinity",
 }  # where it is not the file's name: an op whose cases run that code
 
 
