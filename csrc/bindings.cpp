@@ -9,6 +9,7 @@
 #include "bank.h"
 #include "common/types.h"
 #include "device.h"
+#include "inner_product_self_expression.h"
 #include "row_adam.h"
 #include "self_expression.h"
 #include "self_expression_step.h"

@@ -13,6 +13,7 @@ from dsc_ext import _native
 OPS = {
     "self_expression": "rows given; with rows=None a library GEMM",
     "self_expression_step_": "on a CPU from d = 384 up by a library GEMM in blocks of rows",
+    "inner_product_self_expression": "with a threshold; without one library GEMMs, linear in N",
     "threshold_coefficients": "",
     "symmetrize_affinity": "",
     "bank_scatter_": "",

@@ -90,6 +90,11 @@ def device_of(like: Tensor) -> contextlib.AbstractContextManager[Any]:
 _NO_GUARD: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
 
+def tf32(like: Tensor) -> bool:
+    """Whether products of float32 matrices may round their operands to TF32 on tensor cores, as PyTorch's own may."""
+    return like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+
+
 def pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 

@@ -53,6 +53,22 @@ def self_expression(
     return C_rows @ splice(M, rows, Z)
 
 
+def inner_product_self_expression(
+    Q: Tensor, K: Tensor, V: Tensor, threshold: Tensor | None = None, scale: float = 1.0, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ẑ = C V, ‖c_b‖₁ and ‖c_b‖₂² with C = scale · φ(Q Kᵀ), zero in column ``rows[b]`` of row b where rows are given;
+    φ(s) = sign(s) max(|s| − threshold, 0), or the identity. 16-bit numbers are computed with in float32.
+    """
+    compute = torch.float32 if Q.dtype.itemsize == 2 else Q.dtype
+    C = Q.to(compute) @ K.to(compute).T
+    if threshold is not None:
+        C = C.sign() * (C.abs() - threshold.to(compute)).relu()
+    if rows is not None:
+        C = without_diagonal(C, rows)
+    C = scale * C
+    return (C @ V.to(compute)).to(Q.dtype), C.abs().sum(dim=1), C.square().sum(dim=1)
+
+
 def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
     """thrC of DSC-Net (Ji et al. 2017), row-wise: keep the smallest set of largest |c| whose sum exceeds ρ‖c‖₁.
 

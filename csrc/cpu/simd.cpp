@@ -4,6 +4,7 @@
 
 #include "cpu/simd/above.h"
 #include "cpu/simd/adam.h"
+#include "cpu/simd/soft_threshold.h"
 #include "cpu/simd/tile.h"
 #include "cpu/simd/transpose.h"
 
@@ -22,8 +23,11 @@ constexpr Simd<T> table() {
     simd.adam_row = adam_row<T, T>;
     simd.adam_row_bf16 = adam_row<T, uint16_t>;
     simd.proximal_row = proximal_row<T>;
-    simd.tile = tile<T>;
+    simd.tile = tile<T, false>;
+    simd.tile_transposed = tile<T, true>;
     simd.transpose = transpose<T>;
+    simd.soft_threshold = soft_threshold<T>;
+    simd.soft_threshold_backward = soft_threshold_backward<T>;
     return simd;
 }
 

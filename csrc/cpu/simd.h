@@ -32,6 +32,8 @@ struct Simd {
     // stride lda; B is a panel (k, tile_columns), packed and aligned to 64 bytes. Nothing is assumed of out's
     // alignment.
     void (*tile)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
+    // The same for Aᵀ B, with A (k, tile_rows), row stride lda.
+    void (*tile_transposed)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
     // panel (d, tile_columns) becomes the transpose of count <= tile_columns rows of d numbers, and zero beyond count.
     void (*transpose)(const T* const* rows, int count, int64_t d, T* panel);
     void (*adam_row)(T* c, T* m, T* v, const T* grad, int64_t columns, const AdamStep<T>& step);
@@ -41,6 +43,8 @@ struct Simd {
     void (*proximal_row)(T* c, const T* grad, int64_t columns, T lr, T weight_decay, T threshold);
     // Bit j % 64 of words[j / 64 * word_stride]: whether |c[j]| exceeds the threshold, or is NaN; zero from n on.
     void (*above)(const T* c, int64_t n, T threshold, uint64_t* words, int64_t word_stride);
+    void (*soft_threshold)(T* s, int64_t columns, T threshold, T scale, T* norms);
+    void (*soft_threshold_backward)(T* s, T* g, int64_t columns, T threshold, T scale, T g1, T g2, T* dthreshold);
 };
 
 struct InstructionSet {

@@ -94,6 +94,46 @@ def _full_shard(m: Make) -> Arguments:
     return m.normal(3, 8), m.normal(8, 5), None, None, True, 2, False
 
 
+def _inner_product(
+    B: int,
+    N: int,
+    dq: int,
+    dv: int,
+    *,
+    rows: str = "distinct",
+    threshold: float = 0.3,
+    storage: torch.dtype | None = None,
+) -> Callable[[Make], Arguments]:
+    """``rows``: "distinct" samples, "all" of them in order, "free" for queries that are no samples."""
+
+    def make(m: Make) -> Arguments:
+        Q, K, V = (m.normal(n, d, dtype=storage) for n, d in ((B, dq), (N, dq), (N, dv)))
+        compute = m.dtype if storage is None else torch.float32
+        t = torch.full((), threshold, dtype=compute, device=m.device)
+        return Q, K, V, t, 0.7, m.distinct(B, N) if rows == "distinct" else None, rows != "free"
+
+    return make
+
+
+def _inner_product_duplicates(m: Make) -> Arguments:
+    """And a threshold of shape (1,), a negative factor."""
+    threshold = torch.full((1,), 0.2, dtype=m.dtype, device=m.device)
+    return m.normal(5, 3), m.normal(9, 3), m.normal(9, 4), threshold, -0.5, m.tensor([7, 2, 7, 0, 7]), True
+
+
+def _inner_product_ties(m: Make) -> Arguments:
+    """Scores of exactly the threshold, and of exactly 0."""
+    threshold = torch.full((), 2.0, dtype=m.dtype, device=m.device)
+    return m.few_values(20, 2), m.few_values(37, 2), m.few_values(37, 3), threshold, 1.0, m.distinct(20, 37), True
+
+
+def _inner_product_not_finite(m: Make) -> Arguments:
+    arguments = _inner_product(70, 90, 5, 6)(m)
+    arguments[0][3, 1] = float("nan")
+    arguments[2][7, 2] = float("nan")
+    return arguments
+
+
 def _threshold(n: int, m: int, rho: float, kind: str = "normal") -> Callable[[Make], Arguments]:
     def make(make_: Make) -> Arguments:
         C = make_.few_values(n, m) if kind == "ties" else make_.normal(n, m)
@@ -258,6 +298,27 @@ CASES = [
     Case("self_expression_step_", "library-proximal", _step(4, 9, 400, l1=900.0, proximal=True)),
     Case("self_expression_step_", "no-rows", _step(0, 6, 3)),
     Case("self_expression_step_", "no-features", _step(2, 6, 0)),
+    Case("inner_product_self_expression", "batch", _inner_product(5, 11, 3, 4), (0, 1, 2, 3)),
+    Case("inner_product_self_expression", "whole-set", _inner_product(6, 6, 4, 3, rows="all"), (0, 1, 2, 3)),
+    Case("inner_product_self_expression", "no-samples-queries", _inner_product(4, 7, 2, 3, rows="free"), (0, 1, 2, 3)),
+    Case("inner_product_self_expression", "duplicates", _inner_product_duplicates, (0, 1, 2, 3)),
+    Case("inner_product_self_expression", "zero-threshold", _inner_product(4, 7, 2, 3, threshold=0.0), (0, 1, 2)),
+    Case(
+        "inner_product_self_expression", "negative-threshold", _inner_product(4, 7, 2, 3, threshold=-0.2), (0, 1, 2, 3)
+    ),
+    Case("inner_product_self_expression", "ties", _inner_product_ties),
+    Case("inner_product_self_expression", "not-finite", _inner_product_not_finite),
+    Case("inner_product_self_expression", "tile-edges", _inner_product(66, 131, 65, 33)),
+    Case("inner_product_self_expression", "tiles-exactly", _inner_product(64, 128, 32, 64)),
+    Case("inner_product_self_expression", "wide", _inner_product(9, 70, 140, 270)),
+    Case("inner_product_self_expression", "split-sum", _inner_product(3, 700, 7, 5)),
+    Case("inner_product_self_expression", "bf16", _inner_product(9, 70, 17, 24, storage=_bf16)),
+    Case("inner_product_self_expression", "f16", _inner_product(9, 70, 17, 24, storage=_f16)),
+    Case("inner_product_self_expression", "one", _inner_product(1, 1, 1, 1)),
+    Case("inner_product_self_expression", "no-queries", _inner_product(0, 6, 3, 2)),
+    Case("inner_product_self_expression", "no-samples", _inner_product(3, 0, 3, 2, rows="free")),
+    Case("inner_product_self_expression", "no-features", _inner_product(3, 6, 0, 2)),
+    Case("inner_product_self_expression", "no-columns", _inner_product(3, 6, 2, 0)),
     Case("threshold_coefficients", "some", _threshold(4, 40, 0.3)),
     Case("threshold_coefficients", "small", _threshold(3, 5, 0.6), (0,)),
     Case("threshold_coefficients", "wide", _threshold(3, 700, 0.9)),
@@ -326,6 +387,11 @@ def expected(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
     """The same by the reference. For the two forms of symmetrize_affinity: the dense W."""
     if case.op == "self_expression":
         return (reference.self_expression(*arguments[:6]),)
+    if case.op == "inner_product_self_expression":
+        Q, K, V, threshold, scale, rows, zero_diagonal = arguments
+        if zero_diagonal and rows is None:
+            rows = torch.arange(Q.shape[0], device=Q.device)
+        return reference.inner_product_self_expression(Q, K, V, threshold, scale, rows if zero_diagonal else None)
     if case.op == "symmetrize_affinity":
         values, crow, column, *options = arguments
         n = crow.shape[0] - 1

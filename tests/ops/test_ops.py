@@ -170,7 +170,7 @@ def test_only_wanted_gradients_are_computed(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in CASES if c.label in {"splice", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}],
+    [c for c in CASES if c.label in {"splice", "batch", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}],
     ids=str,
 )
 def test_compiles_into_one_graph(case: Case) -> None:

@@ -7,7 +7,7 @@
 namespace dsc::cpu {
 namespace {
 
-template <class T>
+template <class T, bool kTransposed>
 void tile(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate) {
     using V = typename Vector<T>::type;
     using U = typename Vector<T>::unaligned;
@@ -15,7 +15,7 @@ void tile(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, b
     const V* b = reinterpret_cast<const V*>(B);
     for (int64_t j = 0; j < k; ++j, b += kVectors) {
         for (int r = 0; r < kRows; ++r) {
-            const T a = A[r * lda + j];
+            const T a = kTransposed ? A[j * lda + r] : A[r * lda + j];
             for (int v = 0; v < kVectors; ++v) sum[r][v] += a * b[v];
         }
     }
