@@ -110,7 +110,7 @@ def _inner_product(
         Q, K, V = (m.normal(n, d, dtype=storage) for n, d in ((B, dq), (N, dq), (N, dv)))
         compute = m.dtype if storage is None else torch.float32
         t = torch.full((), threshold, dtype=compute, device=m.device)
-        return Q, K, V, t, 0.7, m.distinct(B, N) if rows == "distinct" else None, rows != "free"
+        return Q, K, V, t, 0.7 / max(dq, 1), m.distinct(B, N) if rows == "distinct" else None, rows != "free"
 
     return make
 
