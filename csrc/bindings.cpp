@@ -10,6 +10,7 @@
 #include "common/types.h"
 #include "device.h"
 #include "inner_product_self_expression.h"
+#include "info_nce.h"
 #include "row_adam.h"
 #include "self_expression.h"
 #include "self_expression_step.h"

@@ -1,6 +1,9 @@
 // Every launcher that Python can call, by name, for whoever defines DSC_LAUNCHER_NAME: included once for each backend.
 DSC_LAUNCHER_NAME(bank_push_)
 DSC_LAUNCHER_NAME(bank_scatter_)
+DSC_LAUNCHER_NAME(info_nce)
+DSC_LAUNCHER_NAME(info_nce_reads)
+DSC_LAUNCHER_NAME(info_nce_scratch)
 DSC_LAUNCHER_NAME(inner_product_self_expression)
 DSC_LAUNCHER_NAME(inner_product_self_expression_backward)
 DSC_LAUNCHER_NAME(inner_product_self_expression_reads)

@@ -1,7 +1,6 @@
 """dsc_ext: CUDA/C++ kernels for deep subspace clustering behind PyTorch ops, layers and an optimiser.
 
-    ops       self_expression, self_expression_step_, inner_product_self_expression, threshold_coefficients,
-              symmetrize_affinity, bank_scatter_, bank_push_, row_adam_
+    ops       functions such as self_expression, one module each in dsc_ext.ops
     layers    nn.SelfExpressiveCUDA, nn.MemoryBank
     optimiser optim.RowAdam
     twin      reference: every op in plain PyTorch
@@ -15,6 +14,7 @@ from dsc_ext import nn, optim, reference
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
 from dsc_ext.ops.inner_product_self_expression import inner_product_self_expression
+from dsc_ext.ops.info_nce import info_nce
 from dsc_ext.ops.row_adam import row_adam_
 from dsc_ext.ops.self_expression import self_expression
 from dsc_ext.ops.self_expression_step import self_expression_step_
@@ -35,6 +35,7 @@ __all__ = [
     "bank_push_",
     "bank_scatter_",
     "inner_product_self_expression",
+    "info_nce",
     "nn",
     "optim",
     "reference",

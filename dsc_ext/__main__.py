@@ -16,6 +16,7 @@ OPS = {
     "inner_product_self_expression": "with a threshold; without one library GEMMs, linear in N",
     "threshold_coefficients": "",
     "symmetrize_affinity": "",
+    "info_nce": "",
     "bank_scatter_": "",
     "bank_push_": "",
     "row_adam_": "",

@@ -104,3 +104,8 @@ def row_major(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous() or (tensor.stride(1) == 1 and tensor.stride(0) >= tensor.shape[1]):
         return tensor
     return tensor.contiguous()
+
+
+def tf32(like: Tensor) -> bool:
+    """Whether products of float32 may be rounded to TF32 on a GPU: ``torch.set_float32_matmul_precision`` decides."""
+    return like.is_cuda and torch.get_float32_matmul_precision() != "highest"

@@ -5,7 +5,9 @@
 #include "cpu/simd/above.h"
 #include "cpu/simd/adam.h"
 #include "cpu/simd/soft_threshold.h"
+#include "cpu/simd/softmax.h"
 #include "cpu/simd/tile.h"
+#include "cpu/simd/tile_in_place.h"
 #include "cpu/simd/transpose.h"
 
 #define DSC_JOIN_(a, b) a##b
@@ -28,6 +30,9 @@ constexpr Simd<T> table() {
     simd.transpose = transpose<T>;
     simd.soft_threshold = soft_threshold<T>;
     simd.soft_threshold_backward = soft_threshold_backward<T>;
+    simd.tile_rows_in_place = tile_rows_in_place<T>;
+    simd.tile_columns_in_place = tile_columns_in_place<T>;
+    simd.softmax = softmax<T>;
     return simd;
 }
 

@@ -36,6 +36,13 @@ struct Simd {
     void (*tile_transposed)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
     // panel (d, tile_columns) becomes the transpose of count <= tile_columns rows of d numbers, and zero beyond count.
     void (*transpose)(const T* const* rows, int count, int64_t d, T* panel);
+    // The same with an A of rows <= tile_rows that nobody packed: out (rows, tile_columns), aligned to 64 bytes,
+    // becomes A B.
+    void (*tile_rows_in_place)(int rows, const T* A, int64_t lda, const T* B, int64_t k, T* out);
+    // out (rows, tile_columns) becomes Aᵀ B, or scale · out + Aᵀ B with a scale for each column: A is (k, rows).
+    void (*tile_columns_in_place)(int rows, const T* A, int64_t lda, const T* B, int64_t k, T* out, const T* scale);
+    // One step of an online softmax: see simd/softmax.h. All are aligned to 64 bytes.
+    void (*softmax)(T* S, int64_t k, T* top, T* sum, T* factor);
     void (*adam_row)(T* c, T* m, T* v, const T* grad, int64_t columns, const AdamStep<T>& step);
     // The same with the bits of bf16 moments, rounded stochastically; of use with float32 alone.
     void (*adam_row_bf16)(T* c, uint16_t* m, uint16_t* v, const T* grad, int64_t columns, const AdamStep<T>& step);

@@ -255,6 +255,33 @@ def _step(
             C, *state, G, M, batch, Z, 1e-2, 0.9, 0.999, 1e-8, weight_decay, decoupled, l1, proximal, zero_diagonal,
             row_offset, *scalars,
         )  # fmt: skip
+def _unit(X: Tensor) -> Tensor:
+    return X / X.norm(dim=1, keepdim=True)
+
+
+def _info_nce(
+    B: int,
+    q: int | None = None,
+    temperature: float = 0.2,
+    view: torch.dtype | None = None,
+    bank: torch.dtype | None = None,
+    kind: str = "",
+    """Unit rows; a mask of ``q`` columns, some of them padding, some twice. 16-bit inputs where all is not float64."""
+
+        def stored(X: Tensor, to: torch.dtype | None) -> Tensor:
+            return X if to is None or m.dtype == _f64 else X.to(to)
+
+        a, p, M = m.normal(B, d), m.normal(B, d), m.normal(N, d)
+        if kind != "cold":
+            a, p, M = _unit(a), _unit(p), _unit(M)
+        rows = m.integers(0, N, B)
+        mask = None if q is None else m.integers(-1, N, B, q)
+        if kind == "nothing left":
+            mask[1] = torch.arange(N, device=m.device)
+        if kind == "not finite":
+            a[1, 0], p[2, 0], M[7, 1] = float("nan"), float("nan"), float("nan")
+            rows[3] = 7
+        return stored(a, view), stored(p, view), stored(M, bank), rows, mask, temperature
 
     return make
 
@@ -319,6 +346,28 @@ CASES = [
     Case("inner_product_self_expression", "no-samples", _inner_product(3, 0, 3, 2, rows="free")),
     Case("inner_product_self_expression", "no-features", _inner_product(3, 6, 0, 2)),
     Case("inner_product_self_expression", "no-columns", _inner_product(3, 6, 2, 0)),
+    Case("info_nce", "some", _info_nce(5, 11, 3, q=4), (0, 1)),
+    Case("info_nce", "unmasked", _info_nce(4, 9, 3), (0, 1)),
+    Case("info_nce", "nothing-left", _info_nce(3, 5, 3, q=5, kind="nothing left"), (0, 1)),
+    Case("info_nce", "only-itself", _info_nce(3, 1, 3), (0, 1)),
+    Case("info_nce", "cold", _info_nce(6, 300, 20, temperature=0.01, kind="cold")),
+    Case("info_nce", "not-finite", _info_nce(6, 300, 5, q=3, kind="not finite")),
+    Case("info_nce", "tile-edges", _info_nce(70, 301, 67, q=9)),
+    Case("info_nce", "split-sum", _info_nce(3, 5000, 7, q=900)),
+    Case("info_nce", "bf16", _info_nce(5, 150, 33, view=_bf16, bank=_bf16)),
+    Case("info_nce", "f16", _info_nce(5, 150, 33, view=_f16, bank=_f16)),
+    Case("info_nce", "no-rows", _info_nce(0, 6, 3)),
+    Case("info_nce", "no-columns", _info_nce(2, 6, 0)),
+    Case("info_nce_expected", "some", _info_nce(5, 11, 3, q=4)),
+    Case("info_nce_expected", "nothing-left", _info_nce(3, 5, 3, q=5, kind="nothing left")),
+    Case("info_nce_expected", "tile-edges", _info_nce(70, 301, 67, q=9)),
+    Case("info_nce_expected", "split-sum", _info_nce(3, 5000, 7)),
+    Case("info_nce_expected", "wide", _info_nce(35, 290, 300, q=2)),
+    Case("info_nce_expected", "several-panels", _info_nce(130, 200, 16, temperature=0.1)),
+    Case("info_nce_expected", "not-finite", _info_nce(6, 300, 5, q=3, kind="not finite")),
+    Case("info_nce_expected", "bf16-bank", _info_nce(5, 150, 33, bank=_bf16)),
+    Case("info_nce_expected", "f16-bank", _info_nce(5, 150, 33, bank=_f16)),
+    Case("info_nce_expected", "no-columns", _info_nce(2, 6, 0)),
     Case("threshold_coefficients", "some", _threshold(4, 40, 0.3)),
     Case("threshold_coefficients", "small", _threshold(3, 5, 0.6), (0,)),
     Case("threshold_coefficients", "wide", _threshold(3, 700, 0.9)),
@@ -406,6 +455,8 @@ def expected(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
     if case.op in MUTATED:
         return tuple(arguments[i] for i in MUTATED[case.op] if arguments[i] is not None)
     return (returned,)
+        return tuple(arguments[i] for i in MUTATED[case.op])
+    return returned if isinstance(returned, tuple) else (returned,)
 
 
 def clone(arguments: Arguments) -> Arguments:

@@ -84,7 +84,8 @@ def strided(value: object) -> object:
     if not isinstance(value, Tensor) or value.dim() != 2:
         return value
     n, m = value.shape
-    wide = torch.full((n, m + 3), float("nan"), dtype=value.dtype, device=value.device)
+    untouched = float("nan") if value.is_floating_point() else 2**62
+    wide = torch.full((n, m + 3), untouched, dtype=value.dtype, device=value.device)
     wide[:, 1 : m + 1] = value
     return wide[:, 1 : m + 1]
 
