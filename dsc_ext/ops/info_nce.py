@@ -68,9 +68,10 @@ def _run(
     compute = _compute(anchor)
     native = _native.backend(anchor)
     if native is None:
-        if expected:
-            return reference.info_nce_expected(anchor, positive, bank, rows, mask, temperature)
-        return reference.info_nce(anchor, positive, bank, rows, mask, temperature), None
+        with torch.autocast(anchor.device.type, enabled=False):
+            if expected:
+                return reference.info_nce_expected(anchor, positive, bank, rows, mask, temperature)
+            return reference.info_nce(anchor, positive, bank, rows, mask, temperature), None
     B, d = anchor.shape
     N = bank.shape[0]
     loss = anchor.new_empty(B, dtype=compute)
@@ -148,7 +149,8 @@ class _InfoNCE(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         da = dp = None
         if torch.is_grad_enabled():
-            again = reference.info_nce(anchor, positive, bank, rows, mask, ctx.temperature)
+            with torch.autocast(anchor.device.type, enabled=False):
+                again = reference.info_nce(anchor, positive, bank, rows, mask, ctx.temperature)
             inputs = [x for x, wants in zip((anchor, positive), wanted, strict=False) if wants]
             found = iter(torch.autograd.grad(again, inputs, G, create_graph=True))
             da, dp = (next(found) if wanted[i] else None for i in (0, 1))

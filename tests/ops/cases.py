@@ -353,6 +353,7 @@ CASES = [
     Case("info_nce", "cold", _info_nce(6, 300, 20, temperature=0.01, kind="cold")),
     Case("info_nce", "not-finite", _info_nce(6, 300, 5, q=3, kind="not finite")),
     Case("info_nce", "tile-edges", _info_nce(70, 301, 67, q=9)),
+    Case("info_nce", "wide", _info_nce(5, 70, 150)),
     Case("info_nce", "split-sum", _info_nce(3, 5000, 7, q=900)),
     Case("info_nce", "bf16", _info_nce(5, 150, 33, view=_bf16, bank=_bf16)),
     Case("info_nce", "f16", _info_nce(5, 150, 33, view=_f16, bank=_f16)),

@@ -73,6 +73,18 @@ def test_a_captured_step_equals_an_eager_one() -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_a_captured_loss_equals_an_eager_one() -> None:
+    _, M, rows, Z = problem()
+    mask = rows[torch.randint(40, (40, 9), generator=torch.Generator().manual_seed(1)).cuda()]
+    anchor = Z.clone().requires_grad_()
+    wanted = torch.autograd.grad(dsc_ext.info_nce(anchor, Z, M, rows, mask=mask), anchor)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = torch.autograd.grad(dsc_ext.info_nce(anchor, Z, M, rows, mask=mask), anchor)
+    graph.replay()
+    assert torch.equal(found[0], wanted[0])
+
+
 def test_compiled_with_cuda_graphs() -> None:
     C, M, rows, Z = problem()
     C.requires_grad_()
