@@ -35,7 +35,7 @@ from rich.table import Table
 from dsc_ext import _native
 
 HERE = Path(__file__).resolve().parent
-OPS = ("self_expression", "training_step")  # modules beside this file, in the order of the report
+OPS = ("self_expression", "info_nce", "training_step")  # modules beside this file, in the order of the report
 ROUNDS = (5, 31)
 COMPARED_WITH = ("naive", "compiled", "ours")  # every other variant stands for the best a user could write
 
