@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from dsc_ext import nn, optim, reference
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
-from dsc_ext.ops.inner_product_self_expression import inner_product_self_expression
 from dsc_ext.ops.info_nce import info_nce
+from dsc_ext.ops.inner_product_self_expression import inner_product_self_expression
 from dsc_ext.ops.row_adam import row_adam_
 from dsc_ext.ops.self_expression import self_expression
 from dsc_ext.ops.self_expression_step import self_expression_step_
@@ -34,8 +34,8 @@ __all__ = [
     "__version__",
     "bank_push_",
     "bank_scatter_",
-    "inner_product_self_expression",
     "info_nce",
+    "inner_product_self_expression",
     "nn",
     "optim",
     "reference",

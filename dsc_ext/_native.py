@@ -90,11 +90,6 @@ def device_of(like: Tensor) -> contextlib.AbstractContextManager[Any]:
 _NO_GUARD: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
 
-def tf32(like: Tensor) -> bool:
-    """Whether products of float32 matrices may round their operands to TF32 on tensor cores, as PyTorch's own may."""
-    return like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-
-
 def pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
@@ -104,8 +99,3 @@ def row_major(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous() or (tensor.stride(1) == 1 and tensor.stride(0) >= tensor.shape[1]):
         return tensor
     return tensor.contiguous()
-
-
-def tf32(like: Tensor) -> bool:
-    """Whether products of float32 may be rounded to TF32 on a GPU: ``torch.set_float32_matmul_precision`` decides."""
-    return like.is_cuda and torch.get_float32_matmul_precision() != "highest"

@@ -67,9 +67,12 @@ def inner_product_self_expression(
         C = without_diagonal(C, rows)
     C = scale * C
     return (C @ V.to(compute)).to(Q.dtype), C.abs().sum(dim=1), C.square().sum(dim=1)
+
+
 def negative_scores(anchor: Tensor, bank: Tensor, rows: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
     """(B, N) ⟨a_b, m_j⟩ / τ, -inf at column ``rows[b]`` and at the columns of ``mask[b]`` (negative ones are
     padding).
+    """
     compute = torch.float64 if anchor.dtype == torch.float64 else torch.float32
     scores = anchor.to(compute) @ bank.detach().to(compute).T / temperature
     N = scores.shape[1]

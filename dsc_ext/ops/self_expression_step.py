@@ -10,7 +10,8 @@ Where the library's product is faster than ours (on a CPU from d = 384 up), rows
 a buffer that stays in the cache, then our step on that.
 
 Source of dC: DSC-Net (Ji et al., NIPS 2017, §3); of the steps: Kingma & Ba, *Adam*, ICLR 2015, Algorithm 1, per row;
-Loshchilov & Hutter, *Decoupled weight decay*, ICLR 2019; Beck & Teboulle, *FISTA*, SIAM J. Imaging Sci. 2009, §3 (ISTA).
+Loshchilov & Hutter, *Decoupled weight decay*, ICLR 2019; Beck & Teboulle, *FISTA*, SIAM J. Imaging Sci. 2009, §3
+(ISTA).
 """
 
 from __future__ import annotations
@@ -239,8 +240,8 @@ def self_expression_step_(
         decoupled: decay as in ``torch.optim.AdamW`` instead, ``c ← c (1 − lr · weight_decay)`` before the step.
         l1: ``g += l1 · sign(c)``: the (sub)gradient of ``l1 · ‖C‖₁``.
         proximal: instead of Adam one step of ISTA, ``c ← soft(c − lr (g + weight_decay · c), lr · l1)``, which leaves
-            exact zeros. ``exp_avg``, ``exp_avg_sq`` and ``step`` must then be ``None``; betas, eps and decoupled have no
-            part in it.
+            exact zeros. ``exp_avg``, ``exp_avg_sq`` and ``step`` must then be ``None``; betas, eps and decoupled have
+            no part in it.
         zero_diagonal: the forward excluded each sample from its own combination, so the diagonal has no gradient of the
             data. Penalties and moments still act on it, as they do under RowAdam.
         row_offset: global index of C's first row, when C is a shard.
@@ -254,9 +255,9 @@ def self_expression_step_(
         TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by name.
         IndexError: (CPU) a row outside C, and then nothing was changed; on CUDA a device-side assertion.
 
-    Cost: 2·B·N·d FLOP; 24·B·N bytes in float32, 16·B·N with bfloat16 moments, 8·B·N if proximal. Scratch: on a CPU below
-    1 MB a thread, or from d = 384 up, where products are the library's, 8 MB and a copy of M. Deterministic; never waits
-    for the device; capturable in a CUDA graph. Not differentiable.
+    Cost: 2·B·N·d FLOP; 24·B·N bytes in float32, 16·B·N with bfloat16 moments, 8·B·N if proximal. Scratch: on a CPU
+    below 1 MB a thread, or from d = 384 up, where products are the library's, 8 MB and a copy of M. Deterministic;
+    never waits for the device; capturable in a CUDA graph. Not differentiable.
 
     Source: see the module.
     """

@@ -297,8 +297,8 @@ def symmetrize_affinity(
     graph). Deterministic: every sum is taken in (column, entry) order, the same bits for any number of threads, no
     atomics on values. Under autocast everything is computed in float32.
 
-    Source: Elhamifar & Vidal, *Sparse Subspace Clustering*, TPAMI 2013, §2; t-conorm: McInnes, Healy & Melville, *UMAP*,
-    arXiv 1802.03426, §3.1.
+    Source: Elhamifar & Vidal, *Sparse Subspace Clustering*, TPAMI 2013, §2; t-conorm: McInnes, Healy & Melville,
+    *UMAP*, arXiv 1802.03426, §3.1.
 
     Example:
         >>> W = symmetrize_affinity(torch.tensor([[0.0, -2.0], [0.0, 0.0]]))

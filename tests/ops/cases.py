@@ -255,19 +255,28 @@ def _step(
             C, *state, G, M, batch, Z, 1e-2, 0.9, 0.999, 1e-8, weight_decay, decoupled, l1, proximal, zero_diagonal,
             row_offset, *scalars,
         )  # fmt: skip
+
+    return make
+
+
 def _unit(X: Tensor) -> Tensor:
     return X / X.norm(dim=1, keepdim=True)
 
 
 def _info_nce(
     B: int,
+    N: int,
+    d: int,
+    *,
     q: int | None = None,
     temperature: float = 0.2,
     view: torch.dtype | None = None,
     bank: torch.dtype | None = None,
     kind: str = "",
+) -> Callable[[Make], Arguments]:
     """Unit rows; a mask of ``q`` columns, some of them padding, some twice. 16-bit inputs where all is not float64."""
 
+    def make(m: Make) -> Arguments:
         def stored(X: Tensor, to: torch.dtype | None) -> Tensor:
             return X if to is None or m.dtype == _f64 else X.to(to)
 
@@ -455,8 +464,6 @@ def expected(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
     returned = getattr(reference, case.op)(*arguments)
     if case.op in MUTATED:
         return tuple(arguments[i] for i in MUTATED[case.op] if arguments[i] is not None)
-    return (returned,)
-        return tuple(arguments[i] for i in MUTATED[case.op])
     return returned if isinstance(returned, tuple) else (returned,)
 
 
