@@ -12,6 +12,7 @@ few library calls, (Q Kᵀ) V is cheaper only where B·N is small beside N·d, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -135,11 +136,8 @@ def _backward_kernel(
     if native is None:
         with torch.enable_grad():
             leaves = [x.detach().requires_grad_(wants) for x, wants in zip(inputs, wanted, strict=True)]
-            outputs = reference.inner_product_self_expression(
-                leaves[0], leaves[1], leaves[2], leaves[3], scale=scale, rows=rows
-            )
-            found = iter(torch.autograd.grad(outputs, [x for x in leaves if x.requires_grad], (G, G1, G2)))
-        return _four([next(found) if wants else Q.new_empty(0) for wants in wanted])
+            found = _differentiate(leaves, scale, rows, (G, G1, G2))
+        return _four([x.new_empty(0) if grad is None else grad for x, grad in zip(inputs, found, strict=True)])
     (B, dq), (N, dv) = Q.shape, V.shape
     Q, K, V, threshold = _operands(native, Q, K, V, threshold)
     G, G1, G2 = _native.row_major(G.to(Q.dtype)), G1.contiguous(), G2.contiguous()
@@ -155,6 +153,19 @@ def _backward_kernel(
     return _four(
         [given.new_empty(0) if x is None else x.to(given.dtype) for x, given in zip(made, inputs, strict=True)]
     )
+
+
+def _differentiate(
+    leaves: Sequence[Tensor], scale: float, rows: Tensor | None, G: Sequence[Tensor], create_graph: bool = False
+) -> list[Tensor | None]:
+    """The same by the reference, None for leaves that need no gradient: the norms have none to V."""
+    Q, K, V, threshold = leaves
+    outputs = reference.inner_product_self_expression(Q, K, V, threshold, scale, rows)
+    weights = [weight for out, weight in zip(outputs, G, strict=True) if out.requires_grad]
+    through = [out for out in outputs if out.requires_grad]
+    wanted = [x for x in leaves if x.requires_grad]
+    found = iter(torch.autograd.grad(through, wanted, weights, create_graph=create_graph))
+    return [next(found) if x.requires_grad else None for x in leaves]
 
 
 def _four(tensors: list[Tensor]) -> Four:
@@ -195,17 +206,13 @@ class _InnerProduct(torch.autograd.Function):
         Q, K, V, threshold, rows = ctx.saved_tensors
         scale, zero_diagonal = ctx.options
         wanted = list(ctx.needs_input_grad[:4])
-        found: tuple[Tensor, ...]
         if torch.is_grad_enabled():
             own = _own_column(Q, rows, zero_diagonal)
-            outputs = reference.inner_product_self_expression(Q, K, V, threshold, scale, own)
-            leaves = [x for x, wants in zip((Q, K, V, threshold), wanted, strict=True) if wants]
-            found = torch.autograd.grad(outputs, leaves, (G, G1, G2), create_graph=True)
+            found = _differentiate((Q, K, V, threshold), scale, own, (G, G1, G2), create_graph=True)
         else:
             made = _backward(Q, K, V, threshold, scale, rows, zero_diagonal, G, G1, G2, wanted)
-            found = tuple(x for x, wants in zip(made, wanted, strict=True) if wants)
-        each = iter(found)
-        return *(next(each) if wants else None for wants in wanted), None, None, None
+            found = [x if wants else None for x, wants in zip(made, wanted, strict=True)]
+        return *found, None, None, None
 
 
 _op = register(
@@ -295,8 +302,10 @@ def inner_product_self_expression(
         if not all(isinstance(x, Tensor) for x in (Q, K, V, threshold)):  # say so before the schema does
             _check(Q, K, V, threshold, rows, zero_diagonal)
         return InnerProductSelfExpression(*_op(Q, K, V, threshold, scale, rows, zero_diagonal))
+    if all(isinstance(x, Tensor) for x in (Q, K, V)) and torch.is_autocast_enabled(Q.device.type):
+        Q, K, V = (x.float() if x.dtype.itemsize == 2 else x for x in (Q, K, V))
     _check(Q, K, V, None, rows, zero_diagonal)
-    given = torch.float32 if torch.is_autocast_enabled(Q.device.type) else Q.dtype
+    given = Q.dtype
     with torch.autocast(Q.device.type, enabled=False):
         Q, K, V = (x.to(_compute(x)) for x in (Q, K, V))
         Zhat, l2 = _linear(Q, K, V, scale, _own_column(Q, rows, zero_diagonal))

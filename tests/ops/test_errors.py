@@ -12,6 +12,7 @@ from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.optim import RowAdam
 
 C, M, Z, ROWS = torch.zeros(4, 4), torch.zeros(4, 3), torch.zeros(2, 3), torch.tensor([0, 2])
+THRESHOLD = torch.tensor(0.1)
 BANK, STEP = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
 
 REFUSED = [
@@ -44,6 +45,18 @@ REFUSED = [
     (lambda: dsc_ext.info_nce(Z, Z, M, ROWS + 2), IndexError, r"rows and the columns of mask must lie in \[0, N\)"),
     (lambda: dsc_ext.info_nce(Z, Z, M, ROWS - 1), IndexError, "rows and the columns of mask must lie in"),
     (lambda: dsc_ext.info_nce(Z, Z, M, ROWS, mask=torch.full((2, 1), 4)), IndexError, "rows and the columns of mask must lie in"),
+    (lambda: dsc_ext.inner_product_self_expression([1.0], M, M), TypeError, "inner_product_self_expression: Q must be a tensor, got list"),
+    (lambda: dsc_ext.inner_product_self_expression(M, M, M, 0.1), ValueError, "threshold must be a tensor with one element, got float 0.1"),
+    (lambda: dsc_ext.inner_product_self_expression(M, M, M, M[0]), ValueError, r"threshold must be a tensor with one element, got \(3,\)"),
+    (lambda: dsc_ext.inner_product_self_expression(M, M, M, THRESHOLD.double()), TypeError, r"threshold must be float32, got \(\) float64"),
+    (lambda: dsc_ext.inner_product_self_expression(M.half(), M.half(), M.half(), THRESHOLD.double()), TypeError, "threshold must be float16 or float32"),
+    (lambda: dsc_ext.inner_product_self_expression(M, M.double(), M, THRESHOLD), TypeError, r"K must be float32, got \(4, 3\) float64"),
+    (lambda: dsc_ext.inner_product_self_expression(M, Z[:, :2], Z), ValueError, r"K must be \(N, dq\) with dq = Q.shape\[1\] = 3, got \(2, 2\)"),
+    (lambda: dsc_ext.inner_product_self_expression(M, M, Z, THRESHOLD), ValueError, r"V must be \(N, dv\) with N = K.shape\[0\] = 4, got \(2, 3\)"),
+    (lambda: dsc_ext.inner_product_self_expression(Z, M, M, THRESHOLD), ValueError, r"rows \(B,\) must say which sample each query is.*got B = 2, N = 4"),
+    (lambda: dsc_ext.inner_product_self_expression(Z, M, M, None, 1.0, ROWS[:1]), ValueError, r"rows must be \(B,\) with B = Q.shape\[0\] = 2, got \(1,\)"),
+    (lambda: dsc_ext.inner_product_self_expression(Z, M, M, THRESHOLD, 1.0, ROWS.int()), TypeError, "rows must be int64"),
+    (lambda: dsc_ext.inner_product_self_expression(Z, M, M, THRESHOLD, 1.0, ROWS + 2), IndexError, r"rows must lie in \[0, N\), the samples"),
     (lambda: dsc_ext.threshold_coefficients(C, -0.1), ValueError, "rho must be a share of the row's l1 norm, 0 or more, got -0.1"),
     (lambda: dsc_ext.threshold_coefficients(C, float("nan")), ValueError, "rho must be"),
     (lambda: dsc_ext.threshold_coefficients(C.long(), 0.5), TypeError, "C must be float32 or float64"),

@@ -247,6 +247,11 @@ def test_offsets_beyond_two_to_the_31(far_apart: torch.Tensor) -> None:
     )
     a, own = torch.randn(2, 9), torch.tensor([0, 1])
     torch.testing.assert_close(dsc_ext.info_nce(a, a, far_apart, own), reference.info_nce(a, a, near, own).mean())
+    threshold = torch.tensor(0.5)
+    torch.testing.assert_close(
+        dsc_ext.inner_product_self_expression(far_apart, far_apart, far_apart, threshold)[:],
+        dsc_ext.inner_product_self_expression(near, near, near, threshold)[:],
+    )
     Z = torch.randn(1, 9)
     dsc_ext.bank_scatter_(far_apart, torch.tensor([1]), Z)
     assert torch.equal(far_apart, torch.stack([near[0], Z[0]]))
