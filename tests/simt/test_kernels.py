@@ -29,6 +29,7 @@ OP_OF = {
     "block.cuh": "threshold_coefficients",
     "tile.cuh": "self_expression",
     "scan.cuh": "symmetrize_affinity",
+    "info_nce.cu": "info_nce_expected",
 }  # where it is not the file's name: an op whose cases run that code
 
 
