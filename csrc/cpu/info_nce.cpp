@@ -95,10 +95,8 @@ class Run {
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
 #pragma omp for schedule(static) reduction(&& : within)
-            for (int64_t b = 0; b < p.B; ++b) within = file_excluded(b) && within;
+            for (int64_t panel = 0; panel < plan.panels; ++panel) within = prepare(panel) && within;
             if (within) {
-#pragma omp for schedule(static)
-                for (int64_t panel = 0; panel < plan.panels; ++panel) pack_anchors(panel);
 #pragma omp for schedule(dynamic)
                 for (int64_t unit = 0; unit < plan.groups * plan.splits; ++unit) {
                     run_unit(unit % plan.groups, unit / plan.groups);
@@ -151,7 +149,8 @@ class Run {
         return true;
     }
 
-    void pack_anchors(int64_t panel) const {
+    // Packs a panel's anchors and files what they leave out. False if a column lies outside the bank.
+    bool prepare(int64_t panel) const {
         const T* of_lane[kMaxTileColumns];
         const int64_t b0 = panel * plan.columns, count = std::min(plan.columns, p.B - b0);
         for (int64_t i = 0; i < count; ++i) of_lane[i] = p.anchor + (b0 + i) * p.anchor_stride;
@@ -159,6 +158,9 @@ class Run {
         simd.transpose(of_lane, static_cast<int>(count), p.d, packed);
         const T scale = static_cast<T>(1.4426950408889634 / p.temperature);
         for (int64_t i = 0; i < p.d * plan.columns; ++i) packed[i] *= scale;
+        bool within = true;
+        for (int64_t i = 0; i < count; ++i) within = file_excluded(b0 + i) && within;
+        return within;
     }
 
     void run_unit(int64_t group, int64_t split) const {

@@ -222,10 +222,11 @@ def info_nce(
         TypeError, ValueError: an argument of the wrong kind, dtype, shape, range or device, by name.
         IndexError: (CPU) a row or a masked column outside the bank. On CUDA it trips a device-side assertion.
 
-    Cost: 2·B·N·d FLOP, 4·B·N·d where anchor needs a gradient; the backward adds O(B d). Memory beyond inputs and
-    outputs is O((B + N) d) at most, never B·N scores. With a 16-bit bank the CPU makes a float32 copy of it. On CUDA
-    float32 products follow ``torch.set_float32_matmul_precision``. Twice differentiable (through the reference, which
-    does hold B·N scores).
+    Cost: 2·B·N·d FLOP, 4·B·N·d where anchor needs a gradient (on CUDA more from d = 129 on: the scores are formed anew
+    for every 128 columns); the backward adds O(B d). Never B·N scores: beyond inputs and outputs at most 64 times the
+    anchors on the CPU and 16896 rows of d on CUDA, and for the excluded ones at most a bit a score. With a 16-bit bank
+    the CPU makes a float32 copy of it. On CUDA float32 products follow ``torch.set_float32_matmul_precision``. Twice
+    differentiable (through the reference, which does hold B·N scores).
     Deterministic: fixed summation order. Under autocast nothing is cast: the loss is float32 whatever comes in.
 
     Source: van den Oord et al., arXiv 1807.03748, eq. 4; MoCo, He et al., CVPR 2020, eq. 1; CLBDSC, arXiv 2507.19917,
