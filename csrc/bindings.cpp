@@ -16,6 +16,7 @@
 #include "self_expression_step.h"
 #include "symmetrize_affinity.h"
 #include "threshold_coefficients.h"
+#include "topk_coefficients.h"
 
 #ifndef DSC_MODULE_NAME
 #define DSC_MODULE_NAME _C

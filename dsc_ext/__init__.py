@@ -1,6 +1,8 @@
 """dsc_ext: CUDA/C++ kernels for deep subspace clustering behind PyTorch ops, layers and an optimiser.
 
     ops       functions such as self_expression, one module each in dsc_ext.ops
+    ops       self_expression, self_expression_step_, topk_coefficients, threshold_coefficients, symmetrize_affinity,
+              bank_scatter_, bank_push_, row_adam_
     layers    nn.SelfExpressiveCUDA, nn.MemoryBank
     optimiser optim.RowAdam
     twin      reference: every op in plain PyTorch
@@ -20,6 +22,7 @@ from dsc_ext.ops.self_expression import self_expression
 from dsc_ext.ops.self_expression_step import self_expression_step_
 from dsc_ext.ops.symmetrize_affinity import symmetrize_affinity
 from dsc_ext.ops.threshold_coefficients import threshold_coefficients
+from dsc_ext.ops.topk_coefficients import topk_coefficients
 from dsc_ext.optim import RowAdam
 
 try:
@@ -44,4 +47,5 @@ __all__ = [
     "self_expression_step_",
     "symmetrize_affinity",
     "threshold_coefficients",
+    "topk_coefficients",
 ]

@@ -15,6 +15,7 @@ OPS = {
     "self_expression_step_": "on a CPU from d = 384 up by a library GEMM in blocks of rows",
     "inner_product_self_expression": "with a threshold; without one library GEMMs, linear in N",
     "threshold_coefficients": "",
+    "topk_coefficients": "on CUDA up to k = 256, above it a library sort",
     "symmetrize_affinity": "",
     "info_nce": "",
     "bank_scatter_": "",

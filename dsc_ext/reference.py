@@ -110,6 +110,42 @@ def info_nce_expected(
     return info_nce(anchor, positive, bank, rows, mask, temperature), weights @ bank.to(negative.dtype)
 
 
+def topk_coefficients(
+    C: Tensor,
+    K: Tensor | None,
+    k: int,
+    rows: Tensor | None = None,
+    signed: bool = False,
+    zero_diagonal: bool = True,
+    row_offset: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The k largest |c| (c if ``signed``) of each row, values and columns; c = C[rows, j], or ⟨C_b, K_j⟩ with K given.
+
+    Largest first, NaN before everything, ties to the lowest column, never the sample's own; (0, −1) once none is left.
+    """
+    n, N = C.shape[0], (C if K is None else K).shape[1 if K is None else 0]
+    own = torch.arange(row_offset, row_offset + n, device=C.device) if rows is None else rows
+    if K is not None:
+        wide = torch.float64 if C.dtype is torch.float64 else torch.float32
+        c = C.to(wide) @ K.to(wide).T
+    else:
+        c = C if rows is None else C.index_select(0, rows - row_offset)
+    excluded = torch.zeros_like(c, dtype=torch.bool)
+    if zero_diagonal:
+        excluded = torch.arange(N, device=C.device)[None, :] == own[:, None]
+    order = (c if signed else c.abs()).detach().sort(dim=1, descending=True, stable=True).indices
+    last = excluded.gather(1, order).sort(dim=1, stable=True)  # False before True, else as they were
+    taken = min(k, N)
+    columns = order.gather(1, last.indices)[:, :taken]
+    none_left = last.values[:, :taken]
+    values = c.gather(1, columns).masked_fill(none_left, 0.0)
+    missing = (0, k - taken)
+    return (
+        torch.nn.functional.pad(values, missing),
+        torch.nn.functional.pad(columns.masked_fill(none_left, -1), missing, value=-1),
+    )
+
+
 def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
     """thrC of DSC-Net (Ji et al. 2017), row-wise: keep the smallest set of largest |c| whose sum exceeds ρ‖c‖₁.
 

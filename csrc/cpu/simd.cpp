@@ -4,6 +4,7 @@
 
 #include "cpu/simd/above.h"
 #include "cpu/simd/adam.h"
+#include "cpu/simd/select.h"
 #include "cpu/simd/soft_threshold.h"
 #include "cpu/simd/softmax.h"
 #include "cpu/simd/tile.h"
@@ -33,6 +34,8 @@ constexpr Simd<T> table() {
     simd.tile_rows_in_place = tile_rows_in_place<T>;
     simd.tile_columns_in_place = tile_columns_in_place<T>;
     simd.softmax = softmax<T>;
+    simd.next_above = next_above<T>;
+    simd.maxima = maxima<T>;
     return simd;
 }
 

@@ -43,6 +43,12 @@ struct Simd {
     void (*tile_columns_in_place)(int rows, const T* A, int64_t lda, const T* B, int64_t k, T* out, const T* scale);
     // One step of an online softmax: see simd/softmax.h. All are aligned to 64 bytes.
     void (*softmax)(T* S, int64_t k, T* top, T* sum, T* factor);
+    // The first block of tile_columns numbers of x, from number begin on and before end (multiples of tile_columns), in
+    // which some number, or magnitude, is not at most bar[its place in the block]: where it begins, and a bit for each
+    // such number. end if there is none.
+    int64_t (*next_above)(const T* x, int64_t begin, int64_t end, const T* bar, bool magnitude, uint32_t* found);
+    // most (tile_columns): column by column the largest number, or magnitude, in x (blocks, tile_columns), NaN apart.
+    void (*maxima)(const T* x, int64_t blocks, bool magnitude, T* most);
     void (*adam_row)(T* c, T* m, T* v, const T* grad, int64_t columns, const AdamStep<T>& step);
     // The same with the bits of bf16 moments, rounded stochastically; of use with float32 alone.
     void (*adam_row_bf16)(T* c, uint16_t* m, uint16_t* v, const T* grad, int64_t columns, const AdamStep<T>& step);

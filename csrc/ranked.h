@@ -1,0 +1,73 @@
+// A coefficient and its column as one integer whose order is the order of topk_coefficients: larger is better.
+//
+// By |c|: magnitude, then the column upside down, then the sign; by c: the value's rank, then the column upside down.
+// A total order, so that a selection by it is unique whoever makes it in whatever sequence. NaN ranks above
+// infinity, -0 with 0. Zero stands for no coefficient at all.
+#pragma once
+
+#include "common/half.h"
+
+namespace dsc {
+
+DSC_HOST_DEVICE inline double bits_to_double(uint64_t bits) {
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+DSC_HOST_DEVICE inline uint64_t double_to_bits(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+template <class T>
+struct Words;
+template <>
+struct Words<float> {
+    using Half = uint32_t;  // of one number
+    using Whole = uint64_t;
+    DSC_HOST_DEVICE static Half bits(float value) { return float_to_bits(value); }
+    DSC_HOST_DEVICE static float value(Half bits) { return bits_to_float(bits); }
+};
+template <>
+struct Words<double> {
+    using Half = uint64_t;
+    __extension__ typedef unsigned __int128 Whole;
+    DSC_HOST_DEVICE static Half bits(double value) { return double_to_bits(value); }
+    DSC_HOST_DEVICE static double value(Half bits) { return bits_to_double(bits); }
+};
+
+template <class T, bool kSigned>
+struct Ranked {
+    using Half = typename Words<T>::Half;
+    using Key = typename Words<T>::Whole;
+
+    static constexpr int kBits = 8 * sizeof(T);
+    static constexpr Half kSign = Half(1) << (kBits - 1);
+
+    // What columns are compared by: order of these is order of |c| or c, with NaN on top.
+    DSC_HOST_DEVICE static Half rank(T value) {
+        if (value != value) return kSigned ? ~Half(0) : Half(~kSign);
+        const Half bits = Words<T>::bits(value + T(0));  // -0 + 0 = 0
+        if constexpr (kSigned) return bits & kSign ? Half(~bits) : Half(bits | kSign);
+        return bits & ~kSign;
+    }
+    DSC_HOST_DEVICE static Key key(T value, int64_t column) {
+        const Half upside_down = Half(~static_cast<Half>(column));
+        if constexpr (kSigned) return Key(rank(value)) << kBits | upside_down;
+        return Key(rank(value)) << (kBits + 1) | Key(upside_down) << 1 | Words<T>::bits(value) >> (kBits - 1);
+    }
+    DSC_HOST_DEVICE static int64_t column(Key key) {
+        return static_cast<int64_t>(Half(~static_cast<Half>(kSigned ? key : key >> 1)));
+    }
+    DSC_HOST_DEVICE static T value(Key key) {
+        if constexpr (kSigned) {
+            const Half bits = static_cast<Half>(key >> kBits);
+            return Words<T>::value(bits & kSign ? Half(bits & ~kSign) : Half(~bits));
+        }
+        return Words<T>::value(static_cast<Half>(key >> (kBits + 1)) | static_cast<Half>(key & 1) << (kBits - 1));
+    }
+};
+
+}  // namespace dsc
