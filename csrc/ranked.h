@@ -27,6 +27,7 @@ template <>
 struct Words<float> {
     using Half = uint32_t;  // of one number
     using Whole = uint64_t;
+    static constexpr Half kInfinity = 0x7f800000u;
     DSC_HOST_DEVICE static Half bits(float value) { return float_to_bits(value); }
     DSC_HOST_DEVICE static float value(Half bits) { return bits_to_float(bits); }
 };
@@ -34,6 +35,7 @@ template <>
 struct Words<double> {
     using Half = uint64_t;
     __extension__ typedef unsigned __int128 Whole;
+    static constexpr Half kInfinity = 0x7ff0000000000000u;
     DSC_HOST_DEVICE static Half bits(double value) { return double_to_bits(value); }
     DSC_HOST_DEVICE static double value(Half bits) { return bits_to_double(bits); }
 };
@@ -60,6 +62,14 @@ struct Ranked {
     }
     DSC_HOST_DEVICE static int64_t column(Key key) {
         return static_cast<int64_t>(Half(~static_cast<Half>(kSigned ? key : key >> 1)));
+    }
+    DSC_HOST_DEVICE static Half rank_of(Key key) { return static_cast<Half>(key >> (kSigned ? kBits : kBits + 1)); }
+    // What another number, or its magnitude, has to be not at most to beat `key` at a later column. Nothing is at most
+    // NaN; infinity bars all but NaN.
+    DSC_HOST_DEVICE static T bar(Key key) {
+        const T least = value(key);
+        if (least != least) return Words<T>::value(Words<T>::kInfinity);
+        return kSigned || least > T(0) ? least : -least;
     }
     DSC_HOST_DEVICE static T value(Key key) {
         if constexpr (kSigned) {

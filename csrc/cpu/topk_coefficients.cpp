@@ -67,12 +67,7 @@ struct Selection {
         count = k;
         return true;
     }
-    // What another number must not be at most, to be among them. Nothing is at most NaN; infinity bars all but NaN.
-    T bar() const {
-        const T kth = R::value(kept[k - 1]);
-        if (kth != kth) return std::numeric_limits<T>::infinity();
-        return kSigned ? kth : std::abs(kth);
-    }
+    T bar() const { return R::bar(kept[k - 1]); }
     void write(T* values, int64_t* indices) {
         cut();
         std::sort(kept, kept + count, std::greater<Key>());

@@ -100,7 +100,7 @@ def _kernel(
             N, d = K.shape
             scratch = C.new_empty(native.topk_inner_products_scratch(dtype, queue, B, N, d, k), dtype=torch.uint8)
             native.topk_inner_products(
-                dtype, queue, False, C.data_ptr(), C.stride(0), B, K.data_ptr(), K.stride(0), N, d,
+                dtype, queue, _native.tf32(C), C.data_ptr(), C.stride(0), B, K.data_ptr(), K.stride(0), N, d,
                 _native.pointer(rows), row_offset, k, signed, zero_diagonal,
                 scratch.data_ptr(), values.data_ptr(), indices.data_ptr(),
             )  # fmt: skip

@@ -134,7 +134,7 @@ def test_same_bits_with_any_number_of_threads(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.label != "not-finite"], ids=str
+    "case", [c for c in CASES if "not-finite" not in c.label], ids=str
 )  # opcheck holds NaN unequal to NaN
 def test_opcheck(case: Case) -> None:
     arguments = case.arguments()
