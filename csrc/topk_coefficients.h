@@ -14,6 +14,9 @@ DSC_LAUNCHER(int64_t topk_coefficients_most())
 DSC_LAUNCHER(int64_t topk_coefficients_scratch(DType dtype, Queue queue, int64_t B, int64_t N, int64_t k))
 DSC_LAUNCHER(int64_t topk_inner_products_scratch(DType dtype, Queue queue, int64_t B, int64_t N, int64_t d, int64_t k))
 
+// Bytes of shared memory a block of the second asks for (0 on the CPU).
+DSC_LAUNCHER(int64_t topk_inner_products_shared(DType dtype, int64_t d))
+
 //   C        (n, N), row stride C_stride, its first row being global row row_offset
 //   rows     (B) global rows in [row_offset, row_offset + n), or null for rows row_offset .. row_offset + B - 1
 //   signed_  the largest c, not |c|

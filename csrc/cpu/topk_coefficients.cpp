@@ -315,6 +315,8 @@ int64_t topk_inner_products_scratch(DType dtype, Queue queue, int64_t B, int64_t
                                         : Plan<float>(simd_of<float>(), B, N, d, k).bytes());
 }
 
+int64_t topk_inner_products_shared(DType, int64_t) { return 0; }
+
 Status topk_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
                          int64_t N, const int64_t* rows, int64_t B, int64_t k, bool signed_, bool zero_diagonal,
                          void* scratch, void* values, int64_t* indices) {

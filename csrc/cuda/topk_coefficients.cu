@@ -394,6 +394,11 @@ int64_t topk_inner_products_scratch(DType dtype, Queue, int64_t B, int64_t N, in
     return B * splits * (kLength * (wide ? 16 : 8) + int64_t(sizeof(int32_t)));
 }
 
+int64_t topk_inner_products_shared(DType dtype, int64_t d) {
+    return static_cast<int64_t>(dtype == DType::f64 ? Plan<double>(1, 1, d).shared_bytes
+                                                    : Plan<float>(1, 1, d).shared_bytes);
+}
+
 Status topk_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
                          int64_t N, const int64_t* rows, int64_t B, int64_t k, bool signed_, bool zero_diagonal, void*,
                          void* values, int64_t* indices) {

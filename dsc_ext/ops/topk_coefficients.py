@@ -167,7 +167,8 @@ class _TopK(torch.autograd.Function):
         missing = indices < 0
         columns, G = indices.masked_fill(missing, 0), G.masked_fill(missing, 0.0)
         if products:
-            dQ, dK = _product_gradients(*products, columns, G, ctx.needs_input_grad)
+            Q, K = products
+            dQ, dK = _product_gradients(Q, K, columns, G, ctx.needs_input_grad)
             return dQ, dK, None, None, None, None, None, None
         width = ctx.shape[1]
         if columns.shape[1] > width:  # padding beyond a row that was taken whole
