@@ -25,9 +25,9 @@ namespace dsc::cpu {
 
 namespace {
 
-constexpr int64_t kMaxPanels = 8;            // of queries in a group
-constexpr int64_t kGroupBytes = 256 * 1024;  // what its panels may take of the L2 cache
-constexpr int64_t kSampleBytes = 12 * 1024;  // what a block of samples may take of the L1 cache
+constexpr int64_t kMaxPanels = 16;           // of queries in a group
+constexpr int64_t kGroupBytes = 512 * 1024;  // what its panels may take of the L2 cache
+constexpr int64_t kSampleBytes = 24 * 1024;  // what a block of samples may take of the L1 cache
 constexpr int64_t kLine = 64;
 constexpr int64_t kMaxRowGroups = 1024;                   // of numbers of a row, for its first bar
 constexpr int64_t kGroupBlocks = 128, kFewestBlocks = 4;  // numbers in such a group
@@ -258,6 +258,13 @@ struct Group {
         return plan.groups * rows;
     }
 
+    // Samples [j, end) on their way to the L2 cache while others are multiplied.
+    void prefetch(int64_t j, int64_t end) const {
+        for (; j < end; ++j) {
+            for (int64_t f = 0; f < p.d; f += kLine / int64_t(sizeof(T))) __builtin_prefetch(p.K.row(j) + f, 0, 2);
+        }
+    }
+
     void run() {
         const int width = simd.tile_columns;
         alignas(kLine) T scores[kMaxTileRows * kMaxTileColumns];
@@ -272,6 +279,7 @@ struct Group {
             const int64_t samples = std::min(step, p.N - j0);
             for (int64_t r = 0; r < samples; ++r) std::copy_n(p.K.row(j0 + r), p.d, block + r * plan.stride);
             for (int64_t i = 0; i < used; ++i) {
+                prefetch(j0 + step + i * step / used, std::min(j0 + step + (i + 1) * step / used, p.N));
                 for (int64_t r = 0; r < samples; r += simd.tile_rows) {
                     simd.tile(block + r * plan.stride, plan.stride, panel(i), p.d, scores, width, false);
                     offer(scores, j0 + r, std::min<int64_t>(simd.tile_rows, samples - r), i);

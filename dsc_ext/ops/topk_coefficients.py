@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import register
+from dsc_ext.ops._register import plain, register
 
 _NAME = "topk_coefficients"
 _BLOCK = 1 << 24  # scores that exist at a time where PyTorch has to serve
@@ -275,5 +275,10 @@ def topk_coefficients(
         if isinstance(C, (tuple, list)):
             _checks.fail(_NAME, f"C must be a matrix or a pair (Q, K) of tensors, got {_checks.describe(C)}", TypeError)
         _check(Q, K, k, rows, zero_diagonal, row_offset)
-    values, indices = _op(Q, K, k, rows, signed, zero_diagonal, row_offset, sparse_grad)
+    arguments = (Q, K, k, rows, signed, zero_diagonal, row_offset, sparse_grad)
+    if plain(Q, Q if K is None else K):
+        wanted = torch.is_grad_enabled() and (Q.requires_grad or (K is not None and K.requires_grad))
+        if not wanted:
+            return _kernel(*arguments)
+    values, indices = _op(*arguments)
     return values, indices
