@@ -13,13 +13,14 @@ namespace {
 
 // Columns are taken in pieces, so that the summed gradient of duplicate rows needs no more than a buffer on the stack.
 template <class T>
-void step_row(const RowStepper<T>& stepper, int64_t row_offset, const T* grad, int64_t grad_stride, const int64_t* rows,
-              int64_t b, int64_t B, bool duplicated) {
+void step_row(const RowStepper<T>& stepper, const T* grad, int64_t grad_stride, const int64_t* rows, int64_t b,
+              int64_t B, bool duplicated) {
     const Simd<T>& simd = simd_of<T>();
     const int64_t row = rows ? rows[b] : b, columns = stepper.columns;
-    const AdamStep<T> constants = stepper.next(row, row_offset + row);
+    typename RowStepper<T>::Next next;
+    stepper.prepare(next, row, row);
     stepper.count(row);
-    if (!duplicated) return stepper(simd, row, 0, columns, grad + b * grad_stride, constants);
+    if (!duplicated) return stepper(simd, row, 0, columns, grad + b * grad_stride, next.constants);
     constexpr int64_t kPiece = 1024;
     T sum[kPiece];
     for (int64_t j0 = 0; j0 < columns; j0 += kPiece) {
@@ -29,34 +30,33 @@ void step_row(const RowStepper<T>& stepper, int64_t row_offset, const T* grad, i
             if (rows[other] != row) continue;
             for (int64_t j = 0; j < width; ++j) sum[j] += grad[other * grad_stride + j0 + j];
         }
-        stepper(simd, row, j0, width, sum, constants);
+        stepper(simd, row, j0, width, sum, next.constants);
     }
 }
 
 template <class T>
-void run(const RowStepper<T>& stepper, int64_t row_offset, const int64_t* rows, const T* grad, int64_t grad_stride,
-         int64_t B, int threads) {
+void run(const RowStepper<T>& stepper, const int64_t* rows, const T* grad, int64_t grad_stride, int64_t B,
+         int threads) {
     const bool distinct = !rows || strictly_increasing(rows, B);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
     for (int64_t b = 0; b < B; ++b) {
         if (!distinct && std::find(rows, rows + b, rows[b]) != rows + b) continue;  // its first occurrence has done it
         const bool duplicated = !distinct && std::find(rows + b + 1, rows + B, rows[b]) != rows + B;
-        step_row(stepper, row_offset, grad, grad_stride, rows, b, B, duplicated);
+        step_row(stepper, grad, grad_stride, rows, b, B, duplicated);
     }
 }
 
 }  // namespace
 
-Status row_adam_(DType dtype, Queue queue, void* C, DType moments, void* exp_avg, void* exp_avg_sq, int64_t* step,
-                 int64_t n, int64_t m, int64_t row_offset, const int64_t* rows, const void* grad, int64_t grad_stride,
-                 int64_t B, Rule rule, double lr, double beta1, double beta2, double eps, double weight_decay,
-                 double l1) {
+Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg_sq, int64_t* step, int64_t n,
+                 int64_t m, const int64_t* rows, const void* grad, int64_t grad_stride, int64_t B, double lr,
+                 double beta1, double beta2, double eps, double weight_decay, double l1) {
     if (rows && !all_within(rows, B, 0, n)) return {kIndexOutOfRange, "rows must lie in [0, n), the rows of C"};
     return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
-        const Rates rates = {rule, lr, beta1, beta2, eps, weight_decay, l1};
-        const RowStepper<T> stepper = {static_cast<T*>(C), m, moments, exp_avg, exp_avg_sq, step, rates};
-        run(stepper, row_offset, rows, static_cast<const T*>(grad), grad_stride, B, static_cast<int>(queue));
+        const Rates rates = {Rule::adam, lr, beta1, beta2, eps, weight_decay, l1};
+        const RowStepper<T> stepper = {static_cast<T*>(C), m, dtype, exp_avg, exp_avg_sq, step, rates};
+        run(stepper, rows, static_cast<const T*>(grad), grad_stride, B, static_cast<int>(queue));
         return Status{};
     });
 }

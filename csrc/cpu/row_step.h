@@ -25,21 +25,29 @@ struct RowStepper {
     int64_t* step;
     Rates rates;
 
-    // The constants of a local row's next step. global_row is what its rounding goes by.
-    AdamStep<T> next(int64_t row, int64_t global_row) const {
-        if (rates.rule == Rule::proximal) return {};
-        const bool decoupled = rates.rule == Rule::adamw;
+    // The constants of one row's next step. Most rows of a batch are at the same count, so that of the row before is
+    // handed in (t = 0 at first) and kept where it fits: the powers take longer than 500 elements.
+    struct Next {
+        int64_t t = 0;
+        AdamStep<T> constants = {};
+    };
+    void prepare(Next& next, int64_t row, int64_t global_row) const {
+        if (rates.rule == Rule::proximal) return;
         const int64_t t = step[row] + 1;
-        return {T(1.0 - rates.beta1),
-                T(rates.beta2),
-                T(1.0 - rates.beta2),
-                T(rates.eps),
-                T(decoupled ? 0.0 : rates.weight_decay),
-                T(rates.l1),
-                T(rates.lr / (1.0 - std::pow(rates.beta1, double(t)))),
-                T(std::sqrt(1.0 - std::pow(rates.beta2, double(t)))),
-                T(decoupled ? 1.0 - rates.lr * rates.weight_decay : 1.0),
-                rounding_seed(global_row, t)};
+        if (t != next.t) {
+            const bool decoupled = rates.rule == Rule::adamw;
+            next.t = t;
+            next.constants = {T(1.0 - rates.beta1),
+                              T(rates.beta2),
+                              T(1.0 - rates.beta2),
+                              T(rates.eps),
+                              T(decoupled ? 0.0 : rates.weight_decay),
+                              T(rates.l1),
+                              T(rates.lr / (1.0 - std::pow(rates.beta1, double(t)))),
+                              T(1.0 / std::sqrt(1.0 - std::pow(rates.beta2, double(t)))),
+                              T(decoupled ? 1.0 - rates.lr * rates.weight_decay : 1.0)};
+        }
+        next.constants.seed = rounding_seed(global_row, t);
     }
 
     // Columns [j0, j0 + width) of a local row.

@@ -27,6 +27,7 @@ constexpr Simd<T> table() {
     simd.adam_row_bf16 = adam_row<T, uint16_t>;
     simd.proximal_row = proximal_row<T>;
     simd.tile = tile<T, false>;
+    simd.tile_fetching = tile_fetching<T>;
     simd.tile_transposed = tile<T, true>;
     simd.transpose = transpose<T>;
     simd.soft_threshold = soft_threshold<T>;

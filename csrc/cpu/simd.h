@@ -12,6 +12,7 @@ namespace dsc::cpu {
 // Length of the slices in which a long sum over samples is taken: long enough that gathered rows are read in runs of
 // 2 KB, short enough that a slice of the batch and of the bank stay in the L2 cache.
 inline constexpr int64_t kSlice = 512;
+inline constexpr int64_t kFetched = 128;
 inline constexpr int kMaxTileRows = 12;
 inline constexpr int kMaxTileColumns = 32;
 
@@ -19,10 +20,10 @@ inline constexpr int kMaxTileColumns = 32;
 template <class T>
 struct AdamStep {
     T one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay, l1;
-    T step_size;           // lr / (1 - beta1^t)
-    T second_moment_root;  // sqrt(1 - beta2^t)
-    T keep = 1;            // what decoupled decay leaves of c
-    uint32_t seed = 0;     // of the rounding of bf16 moments, for the first column given
+    T step_size;        // lr / (1 - beta1^t)
+    T root_correction;  // 1 / sqrt(1 - beta2^t)
+    T keep = 1;         // what decoupled decay leaves of c
+    uint32_t seed = 0;  // of the rounding of bf16 moments, for the first column given
 };
 
 template <class T>
@@ -34,6 +35,10 @@ struct Simd {
     void (*tile)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
     // The same for Aᵀ B, with A (k, tile_rows), row stride lda.
     void (*tile_transposed)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
+    // As tile without accumulate; meanwhile kFetched bytes from each of count addresses come into the second-level
+    // cache.
+    void (*tile_fetching)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, const char* const* from,
+                          int count);
     // panel (d, tile_columns) becomes the transpose of count <= tile_columns rows of d numbers, and zero beyond count.
     void (*transpose)(const T* const* rows, int count, int64_t d, T* panel);
     // The same with an A of rows <= tile_rows that nobody packed: out (rows, tile_columns), aligned to 64 bytes,

@@ -17,7 +17,6 @@ from dsc_ext import _checks, _native, reference
 from dsc_ext.ops._register import register
 
 _NAME = "row_adam_"
-_ADAM = 0  # Rule in csrc/common/row_step.h
 
 
 def _check(C: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, rows: Tensor | None, grad: Tensor) -> None:
@@ -56,9 +55,9 @@ def _kernel(
     with _native.device_of(C):
         native.row_adam_(
             _native.DTYPES[C.dtype], _native.queue(C),
-            C.data_ptr(), _native.DTYPES[C.dtype], exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr(),
-            C.shape[0], C.shape[1], 0, _native.pointer(rows), grad.data_ptr(), grad.stride(0), grad.shape[0],
-            _ADAM, lr, beta1, beta2, eps, weight_decay, l1,
+            C.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr(), C.shape[0], C.shape[1],
+            _native.pointer(rows), grad.data_ptr(), grad.stride(0), grad.shape[0],
+            lr, beta1, beta2, eps, weight_decay, l1,
         )  # fmt: skip
     increment_version((C, exp_avg, exp_avg_sq, step))
     return None

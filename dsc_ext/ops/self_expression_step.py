@@ -6,12 +6,9 @@ Training C by autograd stores dC, N² numbers in full batch, reads it back for t
 their own over memory. Here a tile of dC lives between its product and its update, in the first-level cache or in
 registers: 12·N² bytes for C and its moments, 24·B·N bytes of traffic a step.
 
-Where the library's product is faster than ours (on a CPU from d = 384 up), rows are taken in blocks: its product into
-a buffer that stays in the cache, then our step on that.
-
-Source of dC: DSC-Net (Ji et al., NIPS 2017, §3); of the steps: Kingma & Ba, *Adam*, ICLR 2015, Algorithm 1, per row;
-Loshchilov & Hutter, *Decoupled weight decay*, ICLR 2019; Beck & Teboulle, *FISTA*, SIAM J. Imaging Sci. 2009, §3
-(ISTA).
+Source of dC: DSC-Net (Ji et al., NIPS 2017, §3). Of the steps: Kingma & Ba, *Adam*, ICLR 2015, Algorithm 1, per row;
+Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019; Beck & Teboulle, *A fast iterative
+shrinkage-thresholding algorithm*, SIAM J. Imaging Sciences 2009, §1.
 """
 
 from __future__ import annotations
@@ -25,8 +22,7 @@ from dsc_ext.ops._register import register
 
 _NAME = "self_expression_step_"
 _ADAM, _ADAMW, _PROXIMAL = range(3)  # Rule in csrc/common/row_step.h
-LIBRARY_DIM = 384  # from this d on a CPU takes the library's product
-_BLOCK_BYTES = 8 << 20  # of gradient at a time
+_ALIGNMENT = 64  # of scratch
 
 
 def _check(
@@ -110,72 +106,25 @@ def _kernel(
     rates = (rule, lr, beta1, beta2, eps, weight_decay, l1)
     moments = _native.DTYPES[C.dtype if exp_avg is None else exp_avg.dtype]
     rows = None if rows is None else rows.contiguous()
-    if C.is_cpu and d >= LIBRARY_DIM:
-        if rows is not None and not bool(((rows >= row_offset) & (rows < row_offset + n)).all()):
-            raise IndexError(f"{_NAME}: rows must lie in [row_offset, row_offset + n), the rows of C")
-        if found_inf is None or not bool(found_inf):
-            _in_blocks(
-                C, exp_avg, exp_avg_sq, step, G, M, rows, Z, moments, rates, zero_diagonal, row_offset, grad_scale
-            )
-    else:
-        G, M, Z = _native.row_major(G), _native.row_major(M), None if Z is None else _native.row_major(Z)
-        slot = None if rows is None else rows.new_empty(max(N, row_offset + n), dtype=torch.int32)
-        dtype, queue = _native.DTYPES[C.dtype], _native.queue(C)
-        bytes_needed = native.self_expression_step_scratch(dtype, queue, B, N, d)
-        scratch = torch.empty(bytes_needed + _ALIGNMENT, dtype=torch.uint8, device=C.device)
-        with _native.device_of(C):
-            native.self_expression_step_(
-                dtype, queue, False,
-                C.data_ptr(), n, row_offset,
-                moments, _native.pointer(exp_avg), _native.pointer(exp_avg_sq), _native.pointer(step),
-                G.data_ptr(), G.stride(0), _native.pointer(rows), B,
-                M.data_ptr(), M.stride(0), N, d,
-                _native.pointer(Z), 0 if Z is None else Z.stride(0), _native.pointer(slot),
-                *rates, zero_diagonal,
-                _native.pointer(grad_scale), _native.pointer(found_inf),
-                scratch.data_ptr() + -scratch.data_ptr() % _ALIGNMENT,
-            )  # fmt: skip
+    G, M, Z = _native.row_major(G), _native.row_major(M), None if Z is None else _native.row_major(Z)
+    slot = None if rows is None else rows.new_empty(max(N, row_offset + n), dtype=torch.int32)
+    dtype, queue = _native.DTYPES[C.dtype], _native.queue(C)
+    bytes_needed = native.self_expression_step_scratch(dtype, queue, B, N, d)
+    scratch = torch.empty(bytes_needed + _ALIGNMENT, dtype=torch.uint8, device=C.device)
+    with _native.device_of(C):
+        native.self_expression_step_(
+            dtype, queue, False,
+            C.data_ptr(), n, row_offset,
+            moments, _native.pointer(exp_avg), _native.pointer(exp_avg_sq), _native.pointer(step),
+            G.data_ptr(), G.stride(0), _native.pointer(rows), B,
+            M.data_ptr(), M.stride(0), N, d,
+            _native.pointer(Z), 0 if Z is None else Z.stride(0), _native.pointer(slot),
+            *rates, zero_diagonal,
+            _native.pointer(grad_scale), _native.pointer(found_inf),
+            scratch.data_ptr() + -scratch.data_ptr() % _ALIGNMENT,
+        )  # fmt: skip
     increment_version([tensor for tensor in (C, exp_avg, exp_avg_sq, step) if tensor is not None])
     return None
-
-
-_ALIGNMENT = 64
-
-
-def _in_blocks(
-    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
-    rows: Tensor | None, Z: Tensor | None, moments: int, rates: tuple[int | float, ...],
-    zero_diagonal: bool, row_offset: int, grad_scale: Tensor | None,
-) -> None:  # fmt: skip
-    """The same by the library's products, of as many rows at a time as stay in the cache until they are stepped."""
-    native = _native.backend(C)
-    assert native is not None
-    n, N = C.shape
-    if rows is not None:
-        M = reference.splice(M, rows, Z)
-        last = reference.last_occurrence(rows - row_offset, n)
-        kept = last == torch.arange(rows.shape[0])
-        if not bool(kept.all()):
-            G = torch.zeros_like(G).index_add_(0, last, G)[kept]
-            rows = rows[kept]
-    if grad_scale is not None:
-        G = G / grad_scale.to(G.dtype)
-    block = max(1, min(_BLOCK_BYTES // (N * C.element_size()), G.shape[0]))
-    buffer = C.new_empty(block, N)
-    for first in range(0, G.shape[0], block):
-        part = G[first : first + block]
-        grad = torch.mm(part, M.T, out=buffer[: part.shape[0]])
-        if zero_diagonal:
-            if rows is None:
-                grad.diagonal(row_offset + first).zero_()
-            else:
-                grad.scatter_(1, rows[first : first + block, None], 0.0)
-        local = torch.arange(first, first + part.shape[0]) if rows is None else rows[first : first + block] - row_offset
-        native.row_adam_(
-            _native.DTYPES[C.dtype], _native.queue(C),
-            C.data_ptr(), moments, _native.pointer(exp_avg), _native.pointer(exp_avg_sq), _native.pointer(step), n, N,
-            row_offset, local.data_ptr(), grad.data_ptr(), grad.stride(0), part.shape[0], *rates,
-        )  # fmt: skip
 
 
 def _fake(
@@ -240,8 +189,8 @@ def self_expression_step_(
         decoupled: decay as in ``torch.optim.AdamW`` instead, ``c ← c (1 − lr · weight_decay)`` before the step.
         l1: ``g += l1 · sign(c)``: the (sub)gradient of ``l1 · ‖C‖₁``.
         proximal: instead of Adam one step of ISTA, ``c ← soft(c − lr (g + weight_decay · c), lr · l1)``, which leaves
-            exact zeros. ``exp_avg``, ``exp_avg_sq`` and ``step`` must then be ``None``; betas, eps and decoupled have
-            no part in it.
+            exact zeros. ``exp_avg``, ``exp_avg_sq`` and ``step`` must then be ``None``; betas, eps and decoupled play
+            no part.
         zero_diagonal: the forward excluded each sample from its own combination, so the diagonal has no gradient of the
             data. Penalties and moments still act on it, as they do under RowAdam.
         row_offset: global index of C's first row, when C is a shard.
@@ -255,9 +204,9 @@ def self_expression_step_(
         TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by name.
         IndexError: (CPU) a row outside C, and then nothing was changed; on CUDA a device-side assertion.
 
-    Cost: 2·B·N·d FLOP; 24·B·N bytes in float32, 16·B·N with bfloat16 moments, 8·B·N if proximal. Scratch: on a CPU
-    below 1 MB a thread, or from d = 384 up, where products are the library's, 8 MB and a copy of M. Deterministic;
-    never waits for the device; capturable in a CUDA graph. Not differentiable.
+    Cost: 2·B·N·d FLOP; 24·B·N bytes in float32, 16·B·N with bfloat16 moments, 8·B·N if proximal. Scratch: less than
+    1 MB a thread on a CPU. Deterministic, the same bits for any number of threads; never waits for the device;
+    capturable in a CUDA graph. Not differentiable.
 
     Source: see the module.
     """

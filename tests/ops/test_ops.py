@@ -127,7 +127,7 @@ def test_same_bits_with_any_number_of_threads(case: Case) -> None:
             found.append(cases.call(case, case.arguments()))
     finally:
         torch.set_num_threads(threads)
-    if case.label.startswith("library") or str(case).startswith("self_expression-full-batch"):
+    if str(case).startswith("self_expression-full-batch"):
         return  # one call of the BLAS, whose summation order is its own
     for one, *others in zip(*found, strict=True):
         assert all(torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0)) for other in others)

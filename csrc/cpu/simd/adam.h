@@ -43,7 +43,7 @@ void adam_row(T* __restrict__ c, Moment* __restrict__ m, Moment* __restrict__ v,
         const uint32_t noise = sizeof(Moment) < sizeof(T) ? scrambled(s.seed + uint32_t(j)) : 0;
         to_storage(first, noise & 0xffffu, m[j]);
         to_storage(second, noise >> 16, v[j]);
-        c[j] = s.keep * c[j] - s.step_size * first / (root(second) / s.second_moment_root + s.eps);
+        c[j] = s.keep * c[j] - s.step_size * first / (root(second) * s.root_correction + s.eps);
     }
 }
 
