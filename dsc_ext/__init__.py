@@ -4,7 +4,7 @@
     ops       self_expression, self_expression_step_, topk_coefficients, threshold_coefficients, symmetrize_affinity,
               bank_scatter_, bank_push_, row_adam_
     layers    nn.SelfExpressiveCUDA, nn.MemoryBank
-    optimiser optim.RowAdam
+    optimiser optim.RowAdam; or FusedAdam, inside the backward pass of SelfExpressiveCUDA
     twin      reference: every op in plain PyTorch
 
 `python -m dsc_ext` says what was built and where each op runs.
@@ -13,6 +13,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from dsc_ext import nn, optim, reference
+from dsc_ext.fused import FusedAdam
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
 from dsc_ext.ops.info_nce import info_nce
@@ -31,6 +32,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "FusedAdam",
     "MemoryBank",
     "RowAdam",
     "SelfExpressiveCUDA",

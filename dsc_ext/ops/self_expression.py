@@ -119,15 +119,12 @@ class _SelfExpression(torch.autograd.Function):
             found = iter(torch.autograd.grad(out, inputs, G, create_graph=True))
             dC, dM, dZ = (next(found) if wanted[i] else None for i in (0, 1, 3))
         elif rows is None:
-            own = M.narrow(0, row_offset, C.shape[0]) if zero_diagonal else None
             if wanted[0]:
                 dC = G @ M.T
-                if own is not None:
+                if zero_diagonal:
                     dC.diagonal(row_offset).zero_()
             if wanted[1]:
-                dM = C.T @ G
-                if own is not None:
-                    dM.narrow(0, row_offset, C.shape[0]).addcmul_(C.diagonal(row_offset)[:, None], G, value=-1)
+                dM = grad_bank(C, G, None, None, zero_diagonal, row_offset)
         else:
             if wanted[0]:
                 values = _grad_rows(G, M, rows, Z, zero_diagonal)
@@ -137,14 +134,9 @@ class _SelfExpression(torch.autograd.Function):
                 else:
                     dC = torch.zeros_like(C).index_add_(0, local, values)
             if wanted[1]:
-                C_rows = C.index_select(0, rows - row_offset)
-                if zero_diagonal:
-                    C_rows = C_rows.scatter_(1, rows[:, None], 0.0)
-                dM = C_rows.T @ G
-                if Z is not None:
-                    dM.index_fill_(0, rows, 0.0)
+                dM = grad_bank(C, G, rows, Z, zero_diagonal, row_offset)
             if wanted[3]:
-                dZ = _grad_live(C, G, rows, zero_diagonal, row_offset)
+                dZ = grad_live(C, G, rows, zero_diagonal, row_offset)
         return dC, dM, None, dZ, None, None, None
 
 
@@ -179,7 +171,23 @@ def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagon
     return values
 
 
-def _grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offset: int) -> Tensor:
+def grad_bank(
+    C: Tensor, G: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int
+) -> Tensor:
+    """(N, d): ∂L/∂M = C[rows]ᵀ G without the diagonal; zero for rows that Z stood in for."""
+    if rows is None:
+        dM = C.T @ G
+        if zero_diagonal:
+            dM.narrow(0, row_offset, C.shape[0]).addcmul_(C.diagonal(row_offset)[:, None], G, value=-1)
+        return dM
+    C_rows = C.index_select(0, rows - row_offset)
+    if zero_diagonal:
+        C_rows = C_rows.scatter_(1, rows[:, None], 0.0)
+    dM = C_rows.T @ G
+    return dM if Z is None else dM.index_fill_(0, rows, 0.0)
+
+
+def grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offset: int) -> Tensor:
     """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the batch's own block of C; zero for lost duplicates."""
     (n, N), B = C.shape, rows.shape[0]
     native = _native.backend(C) if plain(C, G, rows) else None  # while tracing: operations it can see

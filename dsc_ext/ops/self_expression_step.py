@@ -113,7 +113,7 @@ def _kernel(
     scratch = torch.empty(bytes_needed + _ALIGNMENT, dtype=torch.uint8, device=C.device)
     with _native.device_of(C):
         native.self_expression_step_(
-            dtype, queue, False,
+            dtype, queue, _native.tf32(C),
             C.data_ptr(), n, row_offset,
             moments, _native.pointer(exp_avg), _native.pointer(exp_avg_sq), _native.pointer(step),
             G.data_ptr(), G.stride(0), _native.pointer(rows), B,

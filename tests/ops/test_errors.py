@@ -8,12 +8,18 @@ import pytest
 import torch
 
 import dsc_ext
+from dsc_ext.fused import FusedAdam
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.optim import RowAdam
 
 C, M, Z, ROWS = torch.zeros(4, 4), torch.zeros(4, 3), torch.zeros(2, 3), torch.tensor([0, 2])
 THRESHOLD = torch.tensor(0.1)
 BANK, STEP = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+
+
+def step_(C, exp_avg, exp_avg_sq, *, step=STEP, G=M, **options):  # type: ignore[no-untyped-def]
+    return dsc_ext.self_expression_step_(C, exp_avg, exp_avg_sq, step, G, M.to(C.dtype), lr=0.1, **options)
+
 
 REFUSED = [
     (lambda: dsc_ext.self_expression([1.0], M), TypeError, "self_expression: C must be a tensor, got list"),
@@ -91,6 +97,24 @@ REFUSED = [
     (lambda: dsc_ext.row_adam_(C, M, C, STEP, None, C, lr=0.1), ValueError, "exp_avg must have the shape of C"),
     (lambda: dsc_ext.row_adam_(C, C, C, STEP, ROWS, C, lr=0.1), ValueError, r"grad must be \(2, 4\) as rows and C say, got \(4, 4\)"),
     (lambda: dsc_ext.row_adam_(C, C, C, STEP, torch.tensor([9]), C[:1], lr=0.1), IndexError, r"rows must lie in \[0, n\)"),
+    (lambda: step_(M, C, C), ValueError, r"C must be rows row_offset .. row_offset \+ n of the \(N, N\) .* got C \(4, 3\)"),
+    (lambda: step_(C, C, C.bfloat16()), TypeError, "exp_avg_sq must be torch.float32 like exp_avg, got .* bfloat16"),
+    (lambda: step_(C.double(), C.bfloat16(), C.bfloat16()), TypeError, "exp_avg must be float64, got .* bfloat16"),
+    (lambda: step_(C, C, M), ValueError, r"exp_avg_sq must have the shape of C, \(4, 4\), got \(4, 3\)"),
+    (lambda: step_(C, None, C), TypeError, "exp_avg must be a tensor, got NoneType None"),
+    (lambda: step_(C, C, C, proximal=True), ValueError, "exp_avg must be None with proximal=True, which keeps no state"),
+    (lambda: step_(C, C, C, step=STEP[:3]), ValueError, r"step must be \(n,\) with n = C.shape\[0\] = 4, got \(3,\)"),
+    (lambda: step_(C, C, C, G=Z), ValueError, r"G must be \(B, d\) = \(4, 3\) as rows and M say, got \(2, 3\)"),
+    (lambda: step_(C, C, C, rows=ROWS), ValueError, r"G must be \(B, d\) = \(2, 3\) as rows and M say, got \(4, 3\)"),
+    (lambda: step_(C, C, C, Z=M), ValueError, "rows must be given with it, got rows=None"),
+    (lambda: step_(C.T.contiguous().T, C, C), ValueError, "C is written in place, so it must be contiguous"),
+    (lambda: step_(C, C, C, grad_scale=torch.ones(2)), ValueError, r"grad_scale must have one element, got \(2,\)"),
+    (lambda: step_(C, C, C, found_inf=torch.tensor(False)), TypeError, "found_inf must be float32"),
+    (lambda: step_(C, C, C, G=Z, rows=ROWS + 2), IndexError, r"rows must lie in \[row_offset, row_offset \+ n\)"),
+    (lambda: FusedAdam(lr=-1.0), ValueError, "FusedAdam: lr must be 0 or more, got -1.0"),
+    (lambda: FusedAdam(betas=(0.9, 1.0)), ValueError, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+    (lambda: FusedAdam(moments=torch.float16), ValueError, "moments must be a float32, float64 or bfloat16 dtype"),
+    (lambda: SelfExpressiveCUDA(4, fused_adam=FusedAdam(moments=torch.float64)), ValueError, "moments must be the dtype of the parameter"),
     (lambda: MemoryBank(4, 3, update="lifo"), ValueError, "update must be 'index' or 'fifo', got 'lifo'"),
     (lambda: MemoryBank(4, 3, update="fifo", shuffled=True), ValueError, "permute the columns of the coefficient matrix"),
     (lambda: MemoryBank(4, 3).fill(Z), ValueError, r"Z must be \(4, 3\), got \(2, 3\)"),
@@ -116,4 +140,9 @@ def test_a_refused_row_changes_nothing() -> None:
     matrix, step = torch.ones(4, 4), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(IndexError):
         dsc_ext.row_adam_(matrix, matrix.clone(), matrix.clone(), step, bad, torch.ones(2, 4), lr=1.0)
+    assert torch.equal(matrix, torch.ones(4, 4)) and not step.any()
+    with pytest.raises(IndexError):
+        dsc_ext.self_expression_step_(
+            matrix, matrix.clone(), matrix.clone(), step, torch.ones(2, 3), torch.ones(4, 3), bad, lr=1.0
+        )
     assert torch.equal(matrix, torch.ones(4, 4)) and not step.any()
