@@ -62,13 +62,16 @@ class FusedAdam:
 def _step(
     layer: SelfExpressiveCUDA, settings: FusedAdam, G: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None
 ) -> None:
-    """Steps the layer's C from G = ∂L/∂Ẑ; unless all of G is finite, counts that instead. Never waits for the device."""
+    """Steps the layer's C from G = ∂L/∂Ẑ, or counts a step skipped unless all of G is finite. Waits for no device."""
     found_inf = G.isfinite().all().logical_not_().float()
     layer.skipped_steps += found_inf.long()
     scaler = layer.grad_scaler
+    with_moments = not settings.proximal
     self_expression_step_(
         layer.Coefficient,
-        *((None, None, None) if settings.proximal else (layer.exp_avg, layer.exp_avg_sq, layer.row_step)),
+        layer.exp_avg if with_moments else None,
+        layer.exp_avg_sq if with_moments else None,
+        layer.row_step if with_moments else None,
         G,
         M,
         rows,

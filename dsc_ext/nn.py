@@ -95,11 +95,11 @@ class SelfExpressiveCUDA(nn.Module):
         sparse_grad: in mini-batch use, give ``Coefficient.grad`` as a sparse tensor of the batch's rows, for
             :class:`dsc_ext.optim.RowAdam`.
         fused_adam: let the backward pass step C, by these settings: the gradient of C is never stored, which saves
-            time and 4 to 8·N² bytes. ``Coefficient.grad`` stays ``None``, and C goes into no other optimiser. See below.
+            time and 4·N² bytes. ``Coefficient.grad`` stays ``None``, and C goes into no other optimiser. See below.
         dtype, device: of the parameter.
 
-    **With fused_adam** the same numbers come out, to rounding, as with :class:`dsc_ext.optim.RowAdam` stepped after each
-    backward pass. In training mode, every ``backward()`` that reaches the layer
+    **With fused_adam** the same numbers come out, to rounding, as with :class:`dsc_ext.optim.RowAdam` stepped after
+    each backward pass. In training mode, every ``backward()`` that reaches the layer
 
     - computes the gradients of ``z`` and of the bank from C as it was in the forward pass, then steps the rows of the
       batch, once each. Two micro-batches are two steps; a row that is in both is stepped twice, each time by its own
@@ -109,11 +109,12 @@ class SelfExpressiveCUDA(nn.Module):
     - must follow its forward pass before C changes again: two forward passes before a backward pass, a second backward
       pass (``retain_graph=True``) and ``create_graph=True`` are refused.
 
-    In ``eval()`` mode, under ``torch.no_grad()`` and with ``Coefficient.requires_grad = False`` C is a constant. The step
-    size in force is the attribute ``lr``, to be set between steps: ``layer.lr = scheduler.get_last_lr()[0]``. With
-    ``torch.amp``, set ``layer.grad_scaler`` to the GradScaler, and the step divides its scale out. Moments and counts are
-    the buffers ``exp_avg``, ``exp_avg_sq`` and ``row_step`` (none if proximal); a state_dict without any of them, that of
-    the usual layer, loads as well and starts them at zero. Under ``torch.compile`` the graph breaks at the layer.
+    In ``eval()`` mode, under ``torch.no_grad()`` and with ``Coefficient.requires_grad = False`` C is a constant. The
+    step size in force is the attribute ``lr``, to be set between steps: ``layer.lr = scheduler.get_last_lr()[0]``. With
+    ``torch.amp``, set ``layer.grad_scaler`` to the GradScaler, and the step divides its scale out. Moments and counts
+    are the buffers ``exp_avg``, ``exp_avg_sq`` and ``row_step`` (none if proximal); a state_dict without any of them,
+    that of the usual layer, loads as well and starts them at zero. Under ``torch.compile`` the graph breaks at the
+    layer.
 
     Source: Ji et al., *Deep Subspace Clustering Networks*, NIPS 2017; mini-batch use: BDSC, arXiv 2507.19917, §3.1.
 
@@ -162,8 +163,8 @@ class SelfExpressiveCUDA(nn.Module):
         moments = settings.moments or C.dtype
         if moments not in (C.dtype, torch.bfloat16) or (moments == torch.bfloat16 and C.dtype != torch.float32):
             raise ValueError(
-                "SelfExpressiveCUDA: fused_adam.moments must be the dtype of the parameter, or bfloat16 beside float32, "
-                f"got {moments} beside {C.dtype}"
+                "SelfExpressiveCUDA: fused_adam.moments must be the dtype of the parameter, or bfloat16 beside "
+                f"float32, got {moments} beside {C.dtype}"
             )
         for name in ("exp_avg", "exp_avg_sq"):
             self.register_buffer(name, torch.zeros(C.shape, dtype=moments, device=C.device))
@@ -203,7 +204,7 @@ class SelfExpressiveCUDA(nn.Module):
         if (rows is None) != (bank is None):
             given, missing = ("bank", "rows") if rows is None else ("rows", "bank")
             raise ValueError(f"SelfExpressiveCUDA: a mini-batch needs rows and bank, got {given} without {missing}")
-        C = self.Coefficient
+        C: Tensor = self.Coefficient
         M = z if bank is None else bank.features if isinstance(bank, MemoryBank) else bank
         Z = z if bank is not None and splice else None
         if self.fused_adam is not None:

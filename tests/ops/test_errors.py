@@ -97,7 +97,7 @@ REFUSED = [
     (lambda: dsc_ext.row_adam_(C, M, C, STEP, None, C, lr=0.1), ValueError, "exp_avg must have the shape of C"),
     (lambda: dsc_ext.row_adam_(C, C, C, STEP, ROWS, C, lr=0.1), ValueError, r"grad must be \(2, 4\) as rows and C say, got \(4, 4\)"),
     (lambda: dsc_ext.row_adam_(C, C, C, STEP, torch.tensor([9]), C[:1], lr=0.1), IndexError, r"rows must lie in \[0, n\)"),
-    (lambda: step_(M, C, C), ValueError, r"C must be rows row_offset .. row_offset \+ n of the \(N, N\) .* got C \(4, 3\)"),
+    (lambda: step_(C, C, C, row_offset=1), ValueError, r"C must be rows row_offset .* got C \(4, 4\) with row_offset = 1"),
     (lambda: step_(C, C, C.bfloat16()), TypeError, "exp_avg_sq must be torch.float32 like exp_avg, got .* bfloat16"),
     (lambda: step_(C.double(), C.bfloat16(), C.bfloat16()), TypeError, "exp_avg must be float64, got .* bfloat16"),
     (lambda: step_(C, C, M), ValueError, r"exp_avg_sq must have the shape of C, \(4, 4\), got \(4, 3\)"),
