@@ -12,6 +12,7 @@
 //
 // float32 is exact (3xTF32) unless tf32 is allowed; double by FP64 tensor cores. Deterministic: splits are summed in
 // order by a second kernel, no atomics on values.
+#include "cuda/slots.cuh"
 #include "cuda/tile.cuh"
 #include "self_expression.h"
 
@@ -110,16 +111,14 @@ __global__ void sum_splits_kernel(const T* partial, int64_t splits, int64_t size
     }
 }
 
-__global__ void clear_slots_kernel(int32_t* slot, int64_t N) {
-    for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < N; j += int64_t(gridDim.x) * blockDim.x)
-        slot[j] = -1;
-}
-
-// The last of duplicate rows wins: the largest b.
-__global__ void claim_slots_kernel(const int64_t* rows, int64_t B, int32_t* slot, int64_t N) {
-    for (int64_t b = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; b < B; b += int64_t(gridDim.x) * blockDim.x) {
-        DSC_DEVICE_ASSERT(rows[b] >= 0 && rows[b] < N, "self_expression: rows must lie in the bank");
-        atomicMax(&slot[rows[b]], static_cast<int32_t>(b));
+template <class T>
+__global__ void block_kernel(const T* C, int64_t C_stride, int64_t row_offset, const int64_t* rows, int64_t B,
+                             const int32_t* slot, bool zero_diagonal, T* block) {
+    for (int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; e < B * B; e += int64_t(gridDim.x) * blockDim.x) {
+        const int64_t a = e / B, b = e % B;
+        const int64_t row = rows[a], column = rows[b];
+        const bool counts = slot[column] == b && !(zero_diagonal && row == column);
+        block[e] = counts ? C[(row - row_offset) * C_stride + column] : T(0);
     }
 }
 
@@ -143,27 +142,9 @@ Status run_product(const Operands<T>& p, bool tf32, Queue queue, int64_t splits)
 }
 
 template <class T>
-__global__ void block_kernel(const T* C, int64_t C_stride, int64_t row_offset, const int64_t* rows, int64_t B,
-                             const int32_t* slot, bool zero_diagonal, T* block) {
-    for (int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; e < B * B; e += int64_t(gridDim.x) * blockDim.x) {
-        const int64_t a = e / B, b = e % B;
-        const int64_t row = rows[a], column = rows[b];
-        const bool counts = slot[column] == b && !(zero_diagonal && row == column);
-        block[e] = counts ? C[(row - row_offset) * C_stride + column] : T(0);
-    }
-}
-
-Status fill_slots(Queue queue, const int64_t* rows, int64_t B, int32_t* slot, int64_t N) {
-    if (Status s = launch(clear_slots_kernel, dim3(blocks_for(N, kThreads)), dim3(kThreads), 0, queue, slot, N); !s) {
-        return s;
-    }
-    return launch(claim_slots_kernel, dim3(blocks_for(B, kThreads)), dim3(kThreads), 0, queue, rows, B, slot, N);
-}
-
-template <class T>
 Status run(Operands<T> p, bool tf32, Queue queue, int32_t* slot, int64_t splits, T* out) {
     if (slot) {
-        if (Status s = fill_slots(queue, p.rows, p.B, slot, p.N); !s) return s;
+        if (Status s = fill_slots(queue, p.rows, p.B, 0, p.N, slot, p.N); !s) return s;
     }
     const int64_t steps = (p.N + kStep - 1) / kStep;
     p.split_length = (steps + splits - 1) / splits * kStep;
@@ -199,7 +180,7 @@ Status self_expression(DType dtype, Queue queue, bool tf32, const void* C, int64
 Status self_expression_block(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t, int64_t row_offset,
                              int64_t N, const int64_t* rows, int64_t B, int32_t* slot, bool zero_diagonal,
                              void* block) {
-    if (Status s = fill_slots(queue, rows, B, slot, N); !s) return s;
+    if (Status s = fill_slots(queue, rows, B, 0, N, slot, N); !s) return s;
     return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         return launch(block_kernel<T>, dim3(blocks_for(B * B, kThreads)), dim3(kThreads), 0, queue,

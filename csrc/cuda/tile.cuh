@@ -116,6 +116,52 @@ __device__ __forceinline__ void for_each(Tile<T, MT, NT>& tile, Visit&& visit) {
     });
 }
 
+// visit(row, pair) for each of the lane's rows, with pair(n) the two numbers at columns n * 8 + t * 2 and the next: for
+// epilogues that have all of a row's loads in flight at once.
+template <class T, int MT, int NT, class Visit>
+__device__ __forceinline__ void for_each_row_of_pairs(Tile<T, MT, NT>& tile, Visit&& visit) {
+#pragma unroll
+    for (int m = 0; m < MT; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            visit(m * 16 + half * 8 + threadIdx.x % kWarp / 4, [&](int n) { return &tile.value[m][n][half * 2]; });
+        }
+    }
+}
+
+// Two neighbours in global memory, read and written once and not to be kept in the caches. `valid` says how many there
+// are; `wide`, the same for all pairs of a matrix, that there are 0 or 2 and that they are aligned to their size.
+template <class S>
+using Pair = std::conditional_t<sizeof(S) == 8, double2, std::conditional_t<sizeof(S) == 4, float2, ushort2>>;
+
+template <class S>
+__device__ __forceinline__ Pair<S> load_pair(const S* at, int valid, bool wide) {
+    Pair<S> pair = {};
+    if (wide && valid == 2) {
+        pair = __ldcs(reinterpret_cast<const Pair<S>*>(at));
+    } else {
+        if (valid > 0) pair.x = __ldcs(at);
+        if (valid > 1) pair.y = __ldcs(at + 1);
+    }
+    return pair;
+}
+
+template <class S>
+__device__ __forceinline__ void store_pair(S* at, Pair<S> pair, int valid, bool wide) {
+    if (wide && valid == 2) {
+        __stcs(reinterpret_cast<Pair<S>*>(at), pair);
+    } else {
+        if (valid > 0) __stcs(at, pair.x);
+        if (valid > 1) __stcs(at + 1, pair.y);
+    }
+}
+
+// Whether the pairs of a matrix with rows of this stride are wide, where they begin at even columns.
+template <class S>
+__device__ inline bool wide_pairs(const S* first, int64_t stride) {
+    return reinterpret_cast<uintptr_t>(first) % sizeof(Pair<S>) == 0 && stride % 2 == 0;
+}
+
 // One number for each of the tile's rows, held by the four lanes that share it.
 template <class T, int MT>
 struct RowValues {

@@ -504,7 +504,7 @@ CASES = [
     Case("row_adam_", "no-rows", _adam(0)),
 ]
 
-TF32 = ("self_expression",)  # ops whose CUDA products may be taken in TF32
+TF32 = ("self_expression", "self_expression_step_")  # ops whose CUDA products may be taken in TF32
 MUTATED = {
     "bank_scatter_": (0,),
     "bank_push_": (0, 1),

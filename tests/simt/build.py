@@ -175,7 +175,7 @@ class Control:
         self.library.simt_set_order.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
         self.library.simt_executed.argtypes = [ctypes.POINTER(ctypes.c_uint64), ctypes.c_int]
         self._path = path
-        self._sources = [source for source in sources if source.suffix == ".cu"]
+        self._sources = [source for source in sources if source.suffix in (".cu", ".cuh")]
 
     def set_order(self, name: str, seed: int = 0) -> None:
         """Run blocks and threads ``forward``, ``reversed``, or ``shuffled`` anew at every barrier, by ``seed``."""
@@ -225,7 +225,7 @@ def load_package(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.control = Control(path, CSRC.glob("cuda/*.cu"))  # type: ignore[attr-defined]
+    module.control = Control(path, CSRC.glob("cuda/*.cu*"))  # type: ignore[attr-defined]
     module.set_order = module.control.set_order  # type: ignore[attr-defined]
     return module
 

@@ -45,6 +45,7 @@ struct uint3 {
     inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 SIMT_VECTORS(int, int, 8, 16)
 SIMT_VECTORS(unsigned, uint, 8, 16)
+SIMT_VECTORS(unsigned short, ushort, 4, 8)
 SIMT_VECTORS(float, float, 8, 16)
 SIMT_VECTORS(double, double, 16, 16)
 #undef SIMT_VECTORS
