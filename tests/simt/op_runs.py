@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from ops import cases
-from ops.test_ops import assert_same
+from ops.cases import Case
+from ops.test_ops import TOLERANCE, assert_same
+from torch import Tensor
 
 import dsc_ext  # noqa: F401  (registers the ops)
 from dsc_ext import _native
 from simt import build
+
+
+def gradients(case: Case, dtype: torch.dtype, function: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor | None, ...]:
+    """Of a fixed linear function of what ``function`` returns, for the case's differentiable arguments."""
+    arguments = case.arguments(dtype)
+    inputs = [arguments[i].requires_grad_() for i in case.differentiable]
+    outputs = [out for out in function(case, arguments) if out is not None and out.requires_grad]
+    total = sum((out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum() for out in outputs)
+    return torch.autograd.grad(total, inputs, allow_unused=True)
 
 
 def run(module: ModuleType, op: str) -> str | None:
@@ -34,6 +46,12 @@ def run(module: ModuleType, op: str) -> str | None:
                 expected = cases.expected(case, cases.clone(arguments))
                 try:
                     assert_same(case, cases.call(case, arguments), expected)
+                    if case.differentiable:
+                        found = gradients(case, dtype, cases.call)
+                        if case.op == "symmetrize_affinity":  # returns its entries in another form than the reference
+                            continue
+                        for mine, theirs in zip(found, gradients(case, dtype, cases.expected), strict=True):
+                            torch.testing.assert_close(mine, theirs, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
                 except (AssertionError, RuntimeError) as error:
                     return f"{case}, {dtype}, {order[0]}: {error}"
     return None
