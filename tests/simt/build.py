@@ -185,7 +185,7 @@ class Control:
     @functools.cached_property
     def kernels(self) -> Mapping[int, str]:
         """Every instance of every ``__global__`` function in the shared object: offset -> demangled name."""
-        declaration = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)")
+        declaration = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)")
         names = {name for source in self._sources for name in declaration.findall(source.read_text())}
         function = re.compile(rf"(?:^|[ :])(?:{'|'.join(sorted(names))})(?:<.*>)?\(.*\)$")
         command = ["nm", "-C", "--defined-only", str(self._path)]
