@@ -160,13 +160,26 @@ def batch_gradient(C_rows: Tensor, M: Tensor, rows: Tensor, Z: Tensor) -> Tensor
 
 
 class GatherStep(RowStep):
-    """Rows of C and of both moments are gathered, stepped as one matrix each and copied back."""
+    """Rows of C and of both moments are gathered, stepped as one matrix each and copied back.
+
+    All of the batch at once, or ``block`` rows at a time, which stay in the cache meanwhile.
+    """
+
+    def __init__(self, C: Tensor, penalty: float, lr: float, block: int | None = None) -> None:
+        super().__init__(C, penalty, lr)
+        self.block = block
 
     def __call__(self, bank: Tensor, rows: Tensor, Z: Tensor) -> None:
+        M = live_bank_(bank, rows, Z)
+        block = self.block or len(rows)
+        for part, Z_part in zip(rows.split(block), Z.split(block), strict=True):
+            self.step_rows(M, part, Z_part)
+
+    def step_rows(self, M: Tensor, rows: Tensor, Z: Tensor) -> None:
         C_rows = self.C.index_select(0, rows)
         diagonal = C_rows.gather(1, rows[:, None])
         C_rows.scatter_(1, rows[:, None], 0.0)
-        grad = batch_gradient(C_rows, live_bank_(bank, rows, Z), rows, Z)
+        grad = batch_gradient(C_rows, M, rows, Z)
         C_rows.scatter_(1, rows[:, None], diagonal)
         m, v = self.exp_avg.index_select(0, rows), self.exp_avg_sq.index_select(0, rows)
         self.step[rows] += 1  # a fixed partition into batches, so one count holds for the whole batch
@@ -194,12 +207,13 @@ class BlockStep(RowStep):
     """Adjacent rows, or all of them, in blocks that stay in the cache from their product to their update.
 
     Nothing of C or the moments is copied, and no more of the gradient exists than one block. ``block=None`` takes all
-    rows at once, with a gradient as large as they are.
+    rows at once, with a gradient as large as they are. ``one_product`` reads C twice: once for the product with all of
+    Z, which a library does faster than in blocks, and again for the update.
     """
 
-    def __init__(self, C: Tensor, penalty: float, lr: float, block: int | None) -> None:
+    def __init__(self, C: Tensor, penalty: float, lr: float, block: int | None, one_product: bool = False) -> None:
         super().__init__(C, penalty, lr)
-        self.block = block
+        self.block, self.one_product = block, one_product
 
     def __call__(self, bank: Tensor, rows: slice | None, Z: Tensor) -> None:
         first, last = (0, self.C.shape[0]) if rows is None else (rows.start, rows.stop)
@@ -207,12 +221,14 @@ class BlockStep(RowStep):
         block = self.block or last - first
         self.step[first:last] += 1
         buffer = self.C.new_empty(min(block, last - first), self.C.shape[1])
+        product = self.C[first:last] @ M if self.one_product else None
         for begin in range(first, last, block):
             end = min(begin + block, last)
             C = self.C[begin:end]
             diagonal = C[:, begin:end].diagonal()[:, None]
             own = Z[begin - first : end - first]
-            G = (C @ M).addcmul_(diagonal, own, value=-1).sub_(own).mul_(2.0)
+            Z_hat = C @ M if product is None else product[begin - first : end - first]
+            G = Z_hat.addcmul_(diagonal, own, value=-1).sub_(own).mul_(2.0)
             grad = torch.mm(G, M.T, out=buffer[: end - begin])
             grad[:, begin:end].fill_diagonal_(0.0)
             self.adam([C], [grad], [self.exp_avg[begin:end]], [self.exp_avg_sq[begin:end]], [self.steps[begin]])

@@ -1,6 +1,8 @@
 """One training step of the coefficient matrix on ‖Z − Ẑ‖² + λ‖C‖²: product, gradient, Adam. Z is given and fixed.
 
 Owns the variants, what they must leave in C and its moments, and the least work. Inputs are those of self_expression.
+"ours" is the layer whose backward pass steps C; "ours composed" the op under autograd with a row-sparse gradient and
+RowAdam, which "ours" must not fall behind; "ours bf16" keeps its moments in bfloat16.
 
 Two meanings of a step for B < N: the naive layer's Adam moves all N rows every step (those outside the batch by stale
 momentum and by the penalty), the other variants the batch's rows alone. The batch's own rows take the same path in
@@ -30,7 +32,7 @@ NOTES = (
 PENALTY, LR = 1.0, 1e-3
 TOLERANCE = 1e-3  # where a gradient nearly vanishes, Adam's first steps go by its sign alone
 CHECKED_STEPS = 2  # the second one starts from moments
-BLOCK = {"cpu": 64, "cuda": 1024}  # rows that stay in the last cache together with their moments
+BLOCKS = (64, 256, 1024)  # rows whose gradient may stay in a cache
 
 
 class Step(Protocol):
@@ -39,8 +41,27 @@ class Step(Protocol):
     def state(self) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-class OurStep:
-    """dsc_ext as a training loop uses it: the op under autograd with a row-sparse gradient, and RowAdam."""
+class FusedStep:
+    """dsc_ext as a training loop uses it: a layer whose backward pass steps C."""
+
+    def __init__(self, C: Tensor, penalty: float, lr: float, moments: torch.dtype | None = None) -> None:
+        settings = dsc_ext.FusedAdam(lr, BETAS, EPS, weight_decay=2 * penalty, moments=moments)
+        with torch.device("meta"):  # no second C, not even for a moment: peak memory is measured
+            self.layer = dsc_ext.SelfExpressiveCUDA(C.shape[0], zero_diagonal=True, fused_adam=settings)
+        self.layer.Coefficient = torch.nn.Parameter(C)
+        for name, buffer in self.layer.named_buffers():
+            setattr(self.layer, name, torch.zeros_like(buffer, device=C.device))
+
+    def __call__(self, bank: Tensor, rows: Tensor | None, Z: Tensor) -> None:
+        Z_hat = self.layer(Z) if rows is None else self.layer(Z, rows, bank)
+        (Z - Z_hat).square().sum().backward()
+
+    def state(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.layer.Coefficient.detach(), self.layer.exp_avg, self.layer.exp_avg_sq
+
+
+class ComposedStep:
+    """The op under autograd with a row-sparse gradient, then RowAdam."""
 
     def __init__(self, C: Tensor, penalty: float, lr: float) -> None:
         self.C = C.requires_grad_()
@@ -60,23 +81,34 @@ class OurStep:
         return self.C.detach(), moments["exp_avg"], moments["exp_avg_sq"]
 
 
+OURS = {"ours": FusedStep, "ours composed": ComposedStep, "ours bf16": partial(FusedStep, moments=torch.bfloat16)}
+
+
 def names(which: str, shape: Shape, compiled: bool) -> list[str]:
-    """The variants of a shape: "naive", "ours", the ways to write the best PyTorch, and one of them compiled."""
+    """The variants of a shape: "naive", ours, the ways to write the best PyTorch, and one of them compiled."""
+    blocks = [block for block in BLOCKS if block < shape.b]
+    in_blocks = [f"blocks of {block}" for block in blocks]
     if shape.order == "adjacent":
-        return ["slice", "blocks", "ours"]
-    eager = ["naive", "whole", "blocks"] if shape.order == "all" else ["naive", "gather", "views"]
-    return [*eager, *(["compiled"] if compiled else []), "ours"]
+        return ["slice", *in_blocks, *OURS]
+    if shape.order == "all":
+        eager = ["naive", "whole", *in_blocks, *(f"product, blocks of {block}" for block in blocks[1:2])]
+    else:
+        eager = ["naive", "gather", "views", *(f"gather blocks of {block}" for block in blocks[:1])]
+    return [*eager, *(["compiled"] if compiled else []), *OURS]
 
 
 def build(name: str, which: str, shape: Shape, inputs: Inputs, own: bool = False) -> Run:
     """The variant of that name with moments of its own, and a C of its own unless it may ``own`` the inputs'."""
     classes: dict[str, Callable[..., Step]] = {
-        "naive": NaiveStep, "gather": GatherStep, "views": ViewStep, "compiled": CompiledStep, "ours": OurStep,
+        "naive": NaiveStep, "gather": GatherStep, "views": ViewStep, "compiled": CompiledStep, **OURS,
         "slice": partial(BlockStep, block=None), "whole": partial(BlockStep, block=None),
-        "blocks": partial(BlockStep, block=BLOCK[inputs.C.device.type]),
     }  # fmt: skip
+    for block in BLOCKS:
+        classes[f"blocks of {block}"] = partial(BlockStep, block=block)
+        classes[f"product, blocks of {block}"] = partial(BlockStep, block=block, one_product=True)
+        classes[f"gather blocks of {block}"] = partial(GatherStep, block=block)
     step = classes[name](inputs.C if own else inputs.C.clone(), PENALTY, LR)
-    return StepRun(step, inputs, name == "ours")
+    return StepRun(step, inputs, name in OURS)
 
 
 class StepRun:
@@ -121,7 +153,9 @@ def error(inputs: Inputs, run: Run, wanted: tuple[Tensor, ...]) -> float:
         others = resting.nonzero()[: len(checked), 0]
         if not torch.equal(state[0][others], inputs.C[others]):
             return float("inf")
-    return max(relative_error(found[checked], want) for found, want in zip(state, wanted, strict=True))
+    # Moments in bfloat16 are rounded at random; that C is right after the second step shows that they are too.
+    held = state[:1] if state[1].dtype == torch.bfloat16 else state
+    return max(relative_error(found[checked], want) for found, want in zip(held, wanted, strict=False))
 
 
 def least_work(which: str, shape: Shape) -> tuple[float, float]:
