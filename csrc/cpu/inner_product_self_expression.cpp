@@ -1,8 +1,8 @@
 // Attention without softmax, block by block: scores of a few rows against a slice of samples are multiplied,
 // thresholded and used up while they lie in the L1 cache.
 //
-// Floor: 2·B·N·(dq + dv) FLOP forward, 4·B·N·dq + 6·B·N·dv... with the scores computed again: 6·B·N·dq + 4·B·N·dv
-// backward; the B·N thresholds add about 16/d of it. All operands are packed once into O((B + N) d) scratch.
+// Floor: 2·B·N·(dq + dv) FLOP forward, B·N·(6·dq + 4·dv) backward with the scores computed again, and a threshold for
+// each of the B·N scores, about 1/d of that. All operands are packed once, into O((B + N) d) scratch.
 //
 // Forward: a group of rows owns its sums and walks over the slices. Backward: a block (rows × samples) adds to its rows
 // of dQ and to its samples of dK and dV, so blocks that share either run one after the other, in an order that depends

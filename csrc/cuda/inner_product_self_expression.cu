@@ -1,4 +1,4 @@
-// Attention without softmax: a block owns 64 rows of one side, walks over the rows of the other side 64 at a time, and
+// Attention without softmax: a block owns 64 rows of one side, walks over the rows of the other side 32 at a time, and
 // turns their scores into coefficients, or into the gradient of the scores, in the registers that then multiply the
 // values. One kernel, four passes over the same pairs of queries and samples:
 //
@@ -8,10 +8,13 @@
 //    dQ          queries   S, dP = G·Vᵀ    dS                 K         dQ, dthreshold
 //    dK          samples   Sᵀ, dPᵀ         dSᵀ                Q
 //
-// Floor: 2·B·N·(dq + dv) FLOP forward, 2·B·N·(4·dq + 4·dv)... of which a backward with atomics would need 3·dq + 2·dv:
-// the three passes each compute the scores again, and share nothing. Compute-bound: a step of 64 samples moves 4·64·(dq
-// + dv) bytes from L2 for 2·64·64·(dq + dv) FLOP. A block takes 128 columns of values (64 of double); where there are
-// more, the scores are computed again for each 128.
+// Floor: 2·B·N·(dq + dv) FLOP forward, B·N·(6·dq + 4·dv) backward with the scores computed once more. The three passes
+// share nothing and take B·N·(10·dq + 6·dv): the price of sums without atomics and without B·N numbers in memory. Each
+// tile of 64 × 32 pairs moves 4·96 bytes of every feature from L2 for 4096 FLOP: bound by the tensor cores in 3xTF32,
+// by L2 in TF32. What limits a block's columns of values, 128 of float and 64 of double, are registers; where there are
+// more, blocks share them out and compute the scores again.
+//
+// 16-bit inputs are exact in TF32; coefficients are rounded to it before they meet the values, but not in the norms.
 //
 // Deterministic: who owns a row sums it; splits over the other side and the threshold's partial sums are added in
 // order.
@@ -107,7 +110,7 @@ template <class S, bool kExact, bool kGradient>
 __global__ void __launch_bounds__(kThreads, sizeof(Computed<S>) == 4 ? 2 : 1) pairs_kernel(Pass<S> p) {
     using T = Computed<S>;
     constexpr Tf32 kInput = tf32_of<S, kExact>;
-    constexpr Tf32 kScores = kInput == Tf32::exact ? Tf32::rounded : kInput;  // 16-bit inputs: see the header
+    constexpr Tf32 kScores = kInput == Tf32::exact ? Tf32::rounded : kInput;  // of 16-bit inputs
     DSC_DYNAMIC_SHARED(T, shared);
 
     const int64_t own0 = int64_t(blockIdx.x) * kRows, row0 = own0 + Shape::first_row();

@@ -283,10 +283,12 @@ def inner_product_self_expression(
     Gradients: to Q, K, V and the threshold, through all three results; 0 through a coefficient with \|s\| = threshold,
     and through \|c\| at 0. Twice differentiable; the second derivative goes through the reference and stores C.
 
-    Cost: with a threshold 2·B·N·(dq + dv) FLOP, backward 6·B·N·dq + 4·B·N·dv, O((B + N)(dq + dv)) memory. Without
-    2·(B + N)·dq·(dq + dv) FLOP by library calls, or B·N in the place of (B + N)·dq where that is less; the same memory.
-    Precision: 16-bit inputs are multiplied and summed in float32. On CUDA float32 products take TF32 where
-    ``torch.get_float32_matmul_precision()`` is not "highest". Under autocast everything is computed in float32.
+    Cost: with a threshold 2·B·N·(dq + dv) FLOP; backward B·N·(6·dq + 4·dv) on the CPU and B·N·(10·dq + 6·dv) on CUDA,
+    2·B·N·dq or more less for each input that needs no gradient; O((B + N)(dq + dv)) memory. Without a threshold
+    2·(B + N)·dq·(dq + dv) FLOP by library calls, or B·N·(dq + dv) · 2 where that is less; the same memory.
+    Precision: 16-bit inputs are multiplied and summed in float32; on CUDA c is rounded to TF32 before it meets V. On
+    CUDA float32 products take TF32 where ``torch.set_float32_matmul_precision`` allows it. Under autocast everything is
+    computed in float32.
     Deterministic with a threshold: fixed summation order, the same bits for any number of threads.
 
     Source: Zhang et al., *Learning a Self-Expressive Network for Subspace Clustering*, CVPR 2021, §3; released code.
