@@ -31,6 +31,8 @@ constexpr int64_t kSampleBytes = 24 * 1024;  // what a block of samples may take
 constexpr int64_t kLine = 64;
 constexpr int64_t kMaxRowGroups = 1024;                   // of numbers of a row, for its first bar
 constexpr int64_t kGroupBlocks = 128, kFewestBlocks = 4;  // numbers in such a group
+constexpr int64_t kListBytes = 4 * 1024 * 1024;           // what the lists of a group may take
+constexpr int64_t kShortest = 2048;                       // samples in a split, at least
 constexpr int64_t kFirstBytes = 256 * 1024;               // what the scores for a query's first bar may take
 
 int thread_number() {
@@ -160,37 +162,49 @@ struct Products {
     int64_t own(int64_t b) const { return !zero_diagonal ? -1 : rows ? rows[b] : row_offset + b; }
 };
 
-// How the work is cut, and where a thread's scratch lies: a function of the shape alone.
+// How the work is cut and what scratch it takes. The threads have a say in it, because no cut shows in the result.
 template <class T>
 struct Plan {
-    int64_t panels, tiles, stride, capacity;
-    int64_t groups, per_group;  // tiles of samples that give the first bars: how many groups, of how many tiles
-    int64_t panel_bytes, block_bytes, kept_bytes, first_bytes, maxima_bytes;
+    int64_t group, groups, splits, split_length;  // queries a group, groups; parts of the samples, of which length
+    int64_t panels, tiles, stride, capacity;      // of a group's queries; of a block of samples; of a list
+    int64_t first_groups, first_tiles;            // groups of samples for the first bars, of how many tiles
+    int64_t panel_bytes, block_bytes, kept_bytes, first_bytes, maxima_bytes, merged_bytes;
 
-    Plan(const Simd<T>& simd, int64_t B, int64_t N, int64_t d, int64_t k) {
-        const int64_t panel = rounded(std::max<int64_t>(d, 1) * simd.tile_columns * sizeof(T), kLine);
-        const int64_t needed = (B + simd.tile_columns - 1) / simd.tile_columns;
-        panels = std::clamp<int64_t>(kGroupBytes / panel, 1, std::clamp<int64_t>(needed, 1, kMaxPanels));
+    Plan(const Simd<T>& simd, int64_t B, int64_t N, int64_t d, int64_t k, int64_t threads) {
+        const int64_t width = simd.tile_columns, key = 2 * sizeof(T);
+        const int64_t panel = rounded(std::max<int64_t>(d, 1) * width * sizeof(T), kLine);
+        const int64_t needed = (B + width - 1) / width, list = std::min(N, 2 * k + 24) * width * key;
+        const int64_t most =
+            std::clamp<int64_t>(std::min(kGroupBytes / panel, kListBytes / std::max<int64_t>(list, 1)), 1, kMaxPanels);
+        const int64_t even = rounded((needed + most - 1) / most, threads);  // groups, as many for every thread
+        panels = std::max<int64_t>((needed + even - 1) / std::max<int64_t>(even, 1), 1);
+        group = panels * width;
+        groups = (B + group - 1) / group;
+        splits = std::clamp<int64_t>(threads / std::max<int64_t>(groups, 1), 1, std::max<int64_t>(N / kShortest, 1));
+        split_length = (N + splits - 1) / splits;
+
         stride = d + (-d & (kLine / sizeof(T) - 1));
-        if (stride % 256 == 0)
+        if (stride % 256 == 0) {
             stride += kLine / sizeof(T);  // rows of a tile a page apart would share their cache lines
-        const int64_t tile = simd.tile_rows * stride * sizeof(T);
+        }
+        const int64_t tile = simd.tile_rows * stride * sizeof(T), scores = simd.tile_rows * width * sizeof(T);
         tiles = std::clamp<int64_t>(kSampleBytes / std::max<int64_t>(tile, 1), 1, 16);
         capacity = capacity_of(N, k);
+        first_groups = groups_for(k + 1);
+        first_tiles = std::min(kFirstBytes / scores, split_length / simd.tile_rows / 2) / first_groups;
+        if (first_tiles == 0) first_groups = 0;
+
         panel_bytes = panels * panel;
         block_bytes = rounded(std::max<int64_t>(tiles * tile, 1), kLine);
-        kept_bytes = rounded(panels * simd.tile_columns * capacity * 2 * sizeof(T), kLine);
-        const int64_t scores = simd.tile_rows * simd.tile_columns * sizeof(T);
-        groups = groups_for(k + 1);
-        per_group = std::min(kFirstBytes / scores / groups, N / simd.tile_rows / groups / 2);
-        if (per_group == 0) groups = 0;
-        first_bytes = groups * per_group * scores;
-        maxima_bytes = rounded(groups * (simd.tile_columns + 1) * sizeof(T), kLine);
+        kept_bytes = rounded(group * capacity * key, kLine);
+        first_bytes = first_groups * first_tiles * scores;
+        maxima_bytes = rounded(first_groups * (width + 1) * sizeof(T), kLine);
+        merged_bytes = splits == 1 ? 0 : rounded(B * splits * k * key, kLine);
     }
-    int64_t bytes() const { return panel_bytes + block_bytes + kept_bytes + first_bytes + maxima_bytes; }
+    int64_t thread_bytes() const { return panel_bytes + block_bytes + kept_bytes + first_bytes + maxima_bytes; }
 };
 
-// A group of queries against all samples.
+// A group of queries against the samples [j_begin, j_end).
 template <class T, bool kSigned>
 struct Group {
     using Best = Selection<T, kSigned>;
@@ -198,14 +212,20 @@ struct Group {
     const Products<T>& p;
     const Simd<T>& simd;
     const Plan<T>& plan;
-    int64_t b0, count;
+    int64_t b0, count, j_begin, j_end;
     T *panels, *block, *first, *maxima;
     Best best[kMaxPanels * kMaxTileColumns];
     alignas(kLine) T bar[kMaxPanels * kMaxTileColumns];
 
-    Group(const Products<T>& products, const Simd<T>& table, const Plan<T>& cut, int64_t begin, int64_t size,
+    Group(const Products<T>& products, const Simd<T>& table, const Plan<T>& cut, int64_t group, int64_t split,
           unsigned char* scratch)
-        : p(products), simd(table), plan(cut), b0(begin), count(size) {
+        : p(products),
+          simd(table),
+          plan(cut),
+          b0(group * plan.group),
+          count(std::min(plan.group, p.B - b0)),
+          j_begin(std::min(split * plan.split_length, p.N)),
+          j_end(std::min(j_begin + plan.split_length, p.N)) {
         const auto take = [&](int64_t bytes) {
             scratch += bytes;
             return scratch - bytes;
@@ -237,25 +257,25 @@ struct Group {
         }
     }
 
-    // The first samples: bars from their maxima, then the samples themselves. Returns how many.
+    // The first samples: bars from their maxima, then the samples themselves. Returns where they end.
     int64_t begin(int64_t i) {
         const int width = simd.tile_columns;
-        const int64_t tile = simd.tile_rows * width, rows = plan.per_group * simd.tile_rows;
-        for (int64_t g = 0; g < plan.groups; ++g) {
-            T* scores = first + g * plan.per_group * tile;
-            for (int64_t t = 0; t < plan.per_group; ++t) {
-                simd.tile(p.K.row(g * rows + t * simd.tile_rows), p.K.M_stride, panel(i), p.d, scores + t * tile, width,
-                          false);
+        const int64_t tile = simd.tile_rows * width, rows = plan.first_tiles * simd.tile_rows;
+        for (int64_t g = 0; g < plan.first_groups; ++g) {
+            T* scores = first + g * plan.first_tiles * tile;
+            for (int64_t t = 0; t < plan.first_tiles; ++t) {
+                simd.tile(p.K.row(j_begin + g * rows + t * simd.tile_rows), p.K.M_stride, panel(i), p.d,
+                          scores + t * tile, width, false);
             }
             simd.maxima(scores, rows, !kSigned, maxima + g * width);
         }
-        T* own = maxima + plan.groups * width;
+        T* own = maxima + plan.first_groups * width;
         for (int64_t q = i * width; q < std::min(count, (i + 1) * width); ++q) {
-            for (int64_t g = 0; g < plan.groups; ++g) own[g] = maxima[g * width + q - i * width];
-            bar[q] = bar_below(own, plan.groups, p.k + 1);
+            for (int64_t g = 0; g < plan.first_groups; ++g) own[g] = maxima[g * width + q - i * width];
+            bar[q] = bar_below(own, plan.first_groups, p.k + 1);
         }
-        offer(first, 0, plan.groups * rows, i);
-        return plan.groups * rows;
+        offer(first, j_begin, plan.first_groups * rows, i);
+        return j_begin + plan.first_groups * rows;
     }
 
     // Samples [j, end) on their way to the L2 cache while others are multiplied.
@@ -269,36 +289,59 @@ struct Group {
         const int width = simd.tile_columns;
         alignas(kLine) T scores[kMaxTileRows * kMaxTileColumns];
         const int64_t used = (count + width - 1) / width, step = plan.tiles * simd.tile_rows;
-        int64_t j0 = 0;
+        int64_t j0 = j_begin;
         for (int64_t i = 0; i < used; ++i) {
             const int valid = static_cast<int>(std::min<int64_t>(width, count - i * width));
             pack_samples(p.Q, b0 + i * width, valid, 0, p.d, simd, const_cast<T*>(panel(i)));
-            if (plan.groups) j0 = begin(i);
+            if (plan.first_groups && j_end - j_begin == plan.split_length) j0 = begin(i);
         }
-        for (; j0 < p.N; j0 += step) {
-            const int64_t samples = std::min(step, p.N - j0);
+        for (; j0 < j_end; j0 += step) {
+            const int64_t samples = std::min(step, j_end - j0);
             for (int64_t r = 0; r < samples; ++r) std::copy_n(p.K.row(j0 + r), p.d, block + r * plan.stride);
             for (int64_t i = 0; i < used; ++i) {
-                prefetch(j0 + step + i * step / used, std::min(j0 + step + (i + 1) * step / used, p.N));
+                prefetch(j0 + step + i * step / used, std::min(j0 + step + (i + 1) * step / used, j_end));
                 for (int64_t r = 0; r < samples; r += simd.tile_rows) {
                     simd.tile(block + r * plan.stride, plan.stride, panel(i), p.d, scores, width, false);
                     offer(scores, j0 + r, std::min<int64_t>(simd.tile_rows, samples - r), i);
                 }
             }
         }
+    }
+
+    void write() {
         for (int64_t i = 0; i < count; ++i) best[i].write(p.values + (b0 + i) * p.k, p.indices + (b0 + i) * p.k);
+    }
+    // Into (B, splits, k), zeros behind what there is.
+    void write(typename Best::Key* merged, int64_t split) {
+        for (int64_t i = 0; i < count; ++i) {
+            best[i].cut();
+            auto* to = merged + ((b0 + i) * plan.splits + split) * p.k;
+            std::fill(std::copy_n(best[i].kept, best[i].count, to), to + p.k, 0);
+        }
     }
 };
 
 template <class T, bool kSigned>
-void run_products(const Products<T>& p, void* scratch, int threads) {
+void run_products(const Products<T>& p, unsigned char* scratch, int threads) {
+    using Best = Selection<T, kSigned>;
     const Simd<T>& simd = simd_of<T>();
-    const Plan<T> plan(simd, p.B, p.N, p.d, p.k);
-    const int64_t group = plan.panels * simd.tile_columns, groups = (p.B + group - 1) / group;
+    const Plan<T> plan(simd, p.B, p.N, p.d, p.k, threads);
+    auto* merged = reinterpret_cast<typename Best::Key*>(scratch + threads * plan.thread_bytes());
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int64_t g = 0; g < groups; ++g) {
-        unsigned char* mine = static_cast<unsigned char*>(scratch) + thread_number() * plan.bytes();
-        Group<T, kSigned>(p, simd, plan, g * group, std::min(group, p.B - g * group), mine).run();
+    for (int64_t task = 0; task < plan.groups * plan.splits; ++task) {
+        const int64_t split = task % plan.splits;
+        Group<T, kSigned> group(p, simd, plan, task / plan.splits, split,
+                                scratch + thread_number() * plan.thread_bytes());
+        group.run();
+        plan.splits == 1 ? group.write() : group.write(merged, split);
+    }
+    if (plan.splits == 1) return;
+    const int64_t length = plan.splits * p.k;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t b = 0; b < p.B; ++b) {
+        auto* list = merged + b * length;
+        const int64_t count = std::remove(list, list + length, typename Best::Key(0)) - list;
+        Best{list, p.k, length, count}.write(p.values + b * p.k, p.indices + b * p.k);
     }
 }
 
@@ -319,8 +362,9 @@ int64_t topk_coefficients_scratch(DType dtype, Queue queue, int64_t, int64_t N, 
 }
 
 int64_t topk_inner_products_scratch(DType dtype, Queue queue, int64_t B, int64_t N, int64_t d, int64_t k) {
-    return queue * (dtype == DType::f64 ? Plan<double>(simd_of<double>(), B, N, d, k).bytes()
-                                        : Plan<float>(simd_of<float>(), B, N, d, k).bytes());
+    const auto bytes = [&](const auto& plan) { return queue * plan.thread_bytes() + plan.merged_bytes; };
+    return dtype == DType::f64 ? bytes(Plan<double>(simd_of<double>(), B, N, d, k, queue))
+                               : bytes(Plan<float>(simd_of<float>(), B, N, d, k, queue));
 }
 
 int64_t topk_inner_products_shared(DType, int64_t) { return 0; }
@@ -358,7 +402,7 @@ Status topk_inner_products(DType dtype, Queue queue, bool, const void* Q, int64_
                             zero_diagonal,
                             static_cast<T*>(values),
                             indices};
-        run_products<T, is_signed>(p, scratch, static_cast<int>(queue));
+        run_products<T, is_signed>(p, static_cast<unsigned char*>(scratch), static_cast<int>(queue));
         return Status{};
     });
 }

@@ -58,6 +58,22 @@ def test_the_selection_is_that_of_float64_but_for_ties_within_rounding(d: int) -
     assert all(len(set(row)) == 20 for row in indices.tolist())
 
 
+def test_more_threads_than_queries_share_the_samples() -> None:
+    Q, K = torch.randn(5, 8), torch.randn(9001, 8)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 4, 7):
+            torch.set_num_threads(count)
+            found.append([dsc_ext.topk_coefficients((Q, K), k, rows=torch.arange(5)) for k in (3, 3000)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(
+            torch.equal(x, y) for one, two in zip(found[0], other, strict=True) for x, y in zip(one, two, strict=True)
+        )
+
+
 def test_the_first_bar_lets_equal_numbers_pass() -> None:
     """Rows long enough that maxima of groups set a bar, whose k best all lie exactly on it."""
     for signed in (False, True):
