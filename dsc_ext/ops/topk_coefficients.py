@@ -254,10 +254,10 @@ def topk_coefficients(
             CUDA such a row trips a device-side assertion.
 
     Cost: one pass over C; of a pair 2·B·N·d FLOP and O(B k) memory, the scores are dropped tile by tile. Float32
-    products on CUDA follow ``torch.get_float32_matmul_precision``. Above k = 256 on CUDA PyTorch sorts blocks of rows
-    instead. Backward: O(B k) for C plus its zeros; O(B k d) for a pair. Values are differentiable, twice too; indices
-    are not. Deterministic, and the selection is exact: the same bits for any number of threads. Under autocast
-    everything is computed in float32.
+    products on CUDA follow ``torch.set_float32_matmul_precision``; in its "highest" an infinite factor gives NaN there.
+    Above k = 256 on CUDA PyTorch sorts blocks of rows instead. Backward: O(B k) for C plus its zeros; O(B k d) for a
+    pair. Values are differentiable, twice too; indices are not. Deterministic, and the selection is exact: the same
+    bits for any number of threads. Under autocast everything is computed in float32.
 
     Source: Elhamifar & Vidal, *Sparse Subspace Clustering*, TPAMI 2013; Zhang et al., *Learning a Self-Expressive
     Network for Subspace Clustering*, CVPR 2021 (scores of pairs).
