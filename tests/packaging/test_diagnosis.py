@@ -38,8 +38,9 @@ def test_every_op_is_listed_with_where_it_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "dsc_ext"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for op in torch._C._dispatch_get_all_op_names():
-        if op.startswith("dsc::"):
-            assert op.removeprefix("dsc::") in diagnosis.OPS
+        name = op.removeprefix("dsc::")
+        if op.startswith("dsc::") and hasattr(dsc_ext, name):  # the others are halves of these
+            assert name in diagnosis.OPS
     assert all(op in done.stdout for op in diagnosis.OPS)
 
 

@@ -7,13 +7,15 @@
 namespace dsc::cpu {
 namespace {
 
-template <class T>
-using Accumulators = typename Vector<T>::type[kRows][kVectors];
+// Every loop over their rows has to be unrolled, or they would live in memory.
+template <class T, int R = kRows>
+using Accumulators = typename Vector<T>::type[R][kVectors];
 
-template <class T, bool kTransposed = false>
-inline void multiply(const T* A, int64_t lda, const T* B, int64_t j, Accumulators<T>& sum) {
+template <class T, bool kTransposed = false, int R = kRows>
+inline void multiply(const T* A, int64_t lda, const T* B, int64_t j, Accumulators<T, R>& sum) {
     const typename Vector<T>::type* b = reinterpret_cast<const typename Vector<T>::type*>(B) + j * kVectors;
-    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) {
         const T a = kTransposed ? A[j * lda + r] : A[r * lda + j];
         for (int v = 0; v < kVectors; ++v) sum[r][v] += a * b[v];
     }
@@ -22,6 +24,7 @@ inline void multiply(const T* A, int64_t lda, const T* B, int64_t j, Accumulator
 template <class T>
 inline void write(const Accumulators<T>& sum, T* out, int64_t ldo, bool accumulate) {
     using U = typename Vector<T>::unaligned;
+#pragma GCC unroll 32
     for (int r = 0; r < kRows; ++r, out += ldo) {
         U* row = reinterpret_cast<U*>(out);
         for (int v = 0; v < kVectors; ++v) row[v] = accumulate ? row[v] + sum[r][v] : sum[r][v];

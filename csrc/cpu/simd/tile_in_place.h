@@ -3,24 +3,17 @@
 // tile.h.
 #pragma once
 
-#include "cpu/simd/vector.h"
+#include "cpu/simd/tile.h"
 
 namespace dsc::cpu {
 namespace {
 
-// out (R, tile_columns) = scale · out + A B, or A B if scale is null. A[r, j] lies at A[r * row_step + j * step].
+// out (R, tile_columns) = scale · out + A B, or A B if scale is null; with Aᵀ if transposed.
 template <class T, int R, bool kTransposed>
 void tile_in_place_of(const T* A, int64_t lda, const T* B, int64_t k, T* out, const T* scale) {
     using V = typename Vector<T>::type;
-    const int64_t row_step = kTransposed ? 1 : lda, step = kTransposed ? lda : 1;
-    V sum[R][kVectors] = {};
-    const V* b = reinterpret_cast<const V*>(B);
-    for (int64_t j = 0; j < k; ++j, b += kVectors, A += step) {
-        for (int r = 0; r < R; ++r) {
-            const T a = A[r * row_step];
-            for (int v = 0; v < kVectors; ++v) sum[r][v] += a * b[v];
-        }
-    }
+    Accumulators<T, R> sum = {};
+    for (int64_t j = 0; j < k; ++j) multiply<T, kTransposed, R>(A, lda, B, j, sum);
     V* to = reinterpret_cast<V*>(out);
     const V* s = reinterpret_cast<const V*>(scale);
 #pragma GCC unroll 32
