@@ -38,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 OPS = (  # modules beside this file, in the order of the report
     "training_step",
     "self_expression",
+    "sparse_self_expression",
     "inner_product_self_expression",
     "topk_coefficients",
     "info_nce",

@@ -14,6 +14,8 @@
 #include "row_adam.h"
 #include "self_expression.h"
 #include "self_expression_step.h"
+#include "sparse_self_expression.h"
+#include "sparse_self_expression_step.h"
 #include "symmetrize_affinity.h"
 #include "threshold_coefficients.h"
 #include "topk_coefficients.h"

@@ -21,6 +21,8 @@ from dsc_ext.ops.inner_product_self_expression import inner_product_self_express
 from dsc_ext.ops.row_adam import row_adam_
 from dsc_ext.ops.self_expression import self_expression
 from dsc_ext.ops.self_expression_step import self_expression_step_
+from dsc_ext.ops.sparse_self_expression import sparse_self_expression
+from dsc_ext.ops.sparse_self_expression_step import sparse_self_expression_step_
 from dsc_ext.ops.symmetrize_affinity import symmetrize_affinity
 from dsc_ext.ops.threshold_coefficients import threshold_coefficients
 from dsc_ext.ops.topk_coefficients import topk_coefficients
@@ -47,6 +49,8 @@ __all__ = [
     "row_adam_",
     "self_expression",
     "self_expression_step_",
+    "sparse_self_expression",
+    "sparse_self_expression_step_",
     "symmetrize_affinity",
     "threshold_coefficients",
     "topk_coefficients",

@@ -13,6 +13,8 @@ from dsc_ext import _native
 OPS = {
     "self_expression": "rows given; with rows=None a library GEMM",
     "self_expression_step_": "",
+    "sparse_self_expression": "",
+    "sparse_self_expression_step_": "",
     "inner_product_self_expression": "with a threshold; without one library GEMMs, linear in N",
     "threshold_coefficients": "",
     "topk_coefficients": "on CUDA up to k = 256, above it a library sort",

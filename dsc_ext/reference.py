@@ -162,6 +162,74 @@ def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
     return torch.where(kept, C, torch.zeros_like(C))
 
 
+def sparse_support(
+    indices: Tensor, rows: Tensor | None, N: int, zero_diagonal: bool, row_offset: int
+) -> tuple[Tensor, Tensor]:
+    """Local rows (B,) and columns (B, k) of the batch's sparse coefficients; N stands for what does not count."""
+    local = torch.arange(indices.shape[0], device=indices.device) if rows is None else rows - row_offset
+    columns = indices.index_select(0, local)
+    if zero_diagonal:
+        columns = columns.masked_fill(columns == (local + row_offset)[:, None], N)
+    return local, columns.masked_fill(columns < 0, N)
+
+
+def gathered(M: Tensor, rows: Tensor | None, Z: Tensor | None, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, k, d): the rows of the spliced bank at ``columns``, zero at column N."""
+    spliced = M.to(dtype) if rows is None else splice(M.to(dtype), rows, Z)
+    return torch.cat([spliced, spliced.new_zeros(1, M.shape[1])])[columns]
+
+
+def sparse_self_expression(
+    values: Tensor,
+    indices: Tensor,
+    M: Tensor,
+    rows: Tensor | None = None,
+    Z: Tensor | None = None,
+    zero_diagonal: bool = True,
+    row_offset: int = 0,
+) -> Tensor:
+    """Ẑ_b = Σ_s values[r_b, s] M'[indices[r_b, s]] over the entries that are not padding."""
+    local, columns = sparse_support(indices, rows, M.shape[0], zero_diagonal, row_offset)
+    terms = values.index_select(0, local)[..., None] * gathered(M, rows, Z, columns, values.dtype)
+    return terms.sum(dim=1)
+
+
+def sparse_self_expression_grad(
+    G: Tensor,
+    indices: Tensor,
+    M: Tensor,
+    rows: Tensor | None = None,
+    Z: Tensor | None = None,
+    zero_diagonal: bool = True,
+    row_offset: int = 0,
+) -> Tensor:
+    """(B, k): ⟨G_b, M'[indices[r_b, s]]⟩, the gradient of the batch's rows of values; zero for padding."""
+    _, columns = sparse_support(indices, rows, M.shape[0], zero_diagonal, row_offset)
+    return (G[:, None, :] * gathered(M, rows, Z, columns, G.dtype)).sum(dim=2)
+
+
+def sparse_self_expression_transposed(
+    G: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    rows: Tensor | None,
+    N: int,
+    spliced: bool,
+    bank: bool,
+    live: bool,
+    zero_diagonal: bool = True,
+    row_offset: int = 0,
+) -> Tensor:
+    """Gradients of the bank (N rows, if ``bank``) and of the live rows (B, if ``live``), one below the other."""
+    local, columns = sparse_support(indices, rows, N, zero_diagonal, row_offset)
+    owner = torch.arange(N + 1, device=G.device)
+    if spliced and rows is not None:
+        owner[rows] = N + 1 + last_occurrence(rows, N)
+    terms = values.index_select(0, local)[..., None] * G[:, None, :]
+    total = G.new_zeros(N + 1 + G.shape[0], G.shape[1]).index_add(0, owner[columns.flatten()], terms.flatten(0, 1))
+    return torch.cat([total[: N if bank else 0], total[N + 1 if live else total.shape[0] :]])
+
+
 def symmetrize_affinity(
     values: Tensor, row: Tensor, column: Tensor, n: int, reduce: str = "mean", threshold: float = 0.0
 ) -> Tensor:
@@ -290,6 +358,18 @@ def self_expression_step_(
     grad = total @ splice(M, rows, Z).T
     if zero_diagonal:
         grad = without_diagonal(grad, target)
+    step_rows_(
+        C, exp_avg, exp_avg_sq, step, target, grad, lr, beta1, beta2, eps, weight_decay, decoupled, l1, proximal,
+        row_offset, found_inf,
+    )  # fmt: skip
+
+
+def step_rows_(
+    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, target: Tensor, grad: Tensor,
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, l1: float, proximal: bool,
+    row_offset: int, found_inf: Tensor | None,
+) -> None:  # fmt: skip
+    """Adam, AdamW or ISTA on the distinct global rows ``target`` of C, whose gradient of the data is ``grad``."""
     local = target - row_offset
     skip = torch.zeros((), dtype=torch.bool, device=C.device) if found_inf is None else found_inf.reshape(()) != 0
     c = C[local]
@@ -314,3 +394,40 @@ def self_expression_step_(
         exp_avg_sq[local] = torch.where(skip, exp_avg_sq[local], v)
         step[local] = count
     C[local] = torch.where(skip, c, new)
+
+
+def sparse_self_expression_step_(
+    values: Tensor,
+    indices: Tensor,
+    exp_avg: Tensor | None,
+    exp_avg_sq: Tensor | None,
+    step: Tensor | None,
+    G: Tensor,
+    M: Tensor,
+    rows: Tensor | None,
+    Z: Tensor | None,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    l1: float,
+    proximal: bool,
+    zero_diagonal: bool,
+    row_offset: int,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of the batch's rows of values from G = ∂L/∂Ẑ: Adam, AdamW or ISTA on ⟨G_b, M'[indices[r_b, s]]⟩."""
+    grad = sparse_self_expression_grad(G, indices, M, rows, Z, zero_diagonal, row_offset)
+    target = torch.arange(row_offset, row_offset + values.shape[0], device=values.device)
+    if rows is not None:
+        target, inverse = rows.unique(return_inverse=True)
+        grad = grad.new_zeros(target.numel(), grad.shape[1]).index_add(0, inverse, grad)
+    if grad_scale is not None:
+        grad = grad / grad_scale.to(grad.dtype)
+    step_rows_(
+        values, exp_avg, exp_avg_sq, step, target, grad, lr, beta1, beta2, eps, weight_decay, decoupled, l1, proximal,
+        row_offset, found_inf,
+    )  # fmt: skip

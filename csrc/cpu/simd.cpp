@@ -4,6 +4,7 @@
 
 #include "cpu/simd/above.h"
 #include "cpu/simd/adam.h"
+#include "cpu/simd/gather.h"
 #include "cpu/simd/select.h"
 #include "cpu/simd/soft_threshold.h"
 #include "cpu/simd/softmax.h"
@@ -25,6 +26,7 @@ constexpr Simd<T> table() {
     simd.above = above<T>;
     simd.adam_row = adam_row<T, T>;
     simd.adam_row_bf16 = adam_row<T, uint16_t>;
+    simd.gather = gather_table<T>();
     simd.proximal_row = proximal_row<T>;
     simd.tile = tile<T, false>;
     simd.tile_fetching = tile_fetching<T>;

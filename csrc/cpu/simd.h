@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "cpu/gather.h"
+
 namespace dsc::cpu {
 
 // Length of the slices in which a long sum over samples is taken: long enough that gathered rows are read in runs of
@@ -63,6 +65,7 @@ struct Simd {
     void (*above)(const T* c, int64_t n, T threshold, uint64_t* words, int64_t word_stride);
     void (*soft_threshold)(T* s, int64_t columns, T threshold, T scale, T* norms);
     void (*soft_threshold_backward)(T* s, T* g, int64_t columns, T threshold, T scale, T g1, T g2, T* dthreshold);
+    Gather<T> gather;
 };
 
 struct InstructionSet {

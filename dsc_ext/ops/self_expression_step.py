@@ -19,9 +19,9 @@ from torch.autograd.graph import increment_version
 
 from dsc_ext import _checks, _native, reference
 from dsc_ext.ops._register import register
+from dsc_ext.ops._stepping import check_state, rule
 
 _NAME = "self_expression_step_"
-_ADAM, _ADAMW, _PROXIMAL = range(3)  # Rule in csrc/common/row_step.h
 _ALIGNMENT = 64  # of scratch
 
 
@@ -32,30 +32,7 @@ def _check(
 ) -> None:  # fmt: skip
     _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
     n, N = C.shape
-    state = (("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq), ("step", step))
-    if proximal:
-        for name, value in state:
-            if value is not None:
-                described = _checks.describe(value)
-                _checks.fail(_NAME, f"{name} must be None with proximal=True, which keeps no state, got {described}")
-    else:
-        storage = (C.dtype, torch.bfloat16) if C.dtype == torch.float32 else (C.dtype,)
-        for name, moment in state[:2]:
-            _checks.tensor(_NAME, name, moment, 2, storage, C)
-            assert moment is not None
-            if moment.shape != C.shape:
-                _checks.fail(_NAME, f"{name} must have the shape of C, {tuple(C.shape)}, got {tuple(moment.shape)}")
-        assert exp_avg is not None and exp_avg_sq is not None
-        if exp_avg.dtype != exp_avg_sq.dtype:
-            described = _checks.describe(exp_avg_sq)
-            _checks.fail(_NAME, f"exp_avg_sq must be {exp_avg.dtype} like exp_avg, got {described}", TypeError)
-        _checks.tensor(_NAME, "step", step, 1, (torch.int64,), C)
-        assert step is not None
-        if step.shape[0] != n:
-            _checks.fail(_NAME, f"step must be (n,) with n = C.shape[0] = {n}, got {tuple(step.shape)}")
-    for name, value in (("C", C), *state):
-        if value is not None and not value.is_contiguous():
-            _checks.fail(_NAME, f"{name} is written in place, so it must be contiguous, got strides {value.stride()}")
+    check_state(_NAME, "C", C, exp_avg, exp_avg_sq, step, proximal, grad_scale, found_inf)
     _checks.tensor(_NAME, "M", M, 2, (C.dtype,), C)
     if M.shape[0] != N:
         _checks.fail(_NAME, f"M must be (N, d) with N = C.shape[1] = {N}, got {tuple(M.shape)}")
@@ -79,11 +56,6 @@ def _check(
             f"C must be rows row_offset .. row_offset + n of the (N, N) coefficient matrix, N = {N}, when the diagonal "
             f"is zeroed or live rows are spliced in; got C {tuple(C.shape)} with row_offset = {row_offset}",
         )
-    for name, value in (("grad_scale", grad_scale), ("found_inf", found_inf)):
-        if value is not None:
-            _checks.tensor(_NAME, name, value, value.dim() if isinstance(value, Tensor) else 0, (torch.float32,), C)
-            if value.numel() != 1:
-                _checks.fail(_NAME, f"{name} must have one element, got {tuple(value.shape)}")
 
 
 def _kernel(
@@ -102,8 +74,7 @@ def _kernel(
     (n, N), (B, d) = C.shape, G.shape
     if B == 0 or N == 0:
         return None
-    rule = _PROXIMAL if proximal else _ADAMW if decoupled else _ADAM
-    rates = (rule, lr, beta1, beta2, eps, weight_decay, l1)
+    rates = (rule(decoupled, proximal), lr, beta1, beta2, eps, weight_decay, l1)
     moments = _native.DTYPES[C.dtype if exp_avg is None else exp_avg.dtype]
     rows = None if rows is None else rows.contiguous()
     G, M, Z = _native.row_major(G), _native.row_major(M), None if Z is None else _native.row_major(Z)

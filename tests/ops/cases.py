@@ -134,6 +134,69 @@ def _inner_product_not_finite(m: Make) -> Arguments:
     return arguments
 
 
+def _sparse(
+    B: int | None,
+    N: int,
+    k: int,
+    d: int,
+    *,
+    splice: bool = True,
+    zero_diagonal: bool = True,
+    bank: torch.dtype | None = None,
+    hub: bool = False,
+) -> Callable[[Make], Arguments]:
+    """Columns are padded, repeated and on the diagonal; with ``hub`` every row names column N // 2."""
+
+    def make(m: Make) -> Arguments:
+        indices = m.integers(-1, N, N, k)
+        if k > 1:
+            indices[:, 1] = N // 2 if hub else torch.arange(N, device=m.device)
+        if N > 0 and k > 2:
+            indices[N // 2] = -1
+        rows = None if B is None else m.distinct(B, N)
+        Z = m.normal(B, d) if splice and B is not None else None
+        M = m.normal(N, d, dtype=bank if m.dtype == torch.float32 else None)
+        return m.normal(N, k), indices, M, rows, Z, zero_diagonal, 0, False
+
+    return make
+
+
+def _sparse_duplicates(m: Make) -> Arguments:
+    arguments = list(_sparse(5, 9, 4, 6)(m))
+    arguments[3] = m.tensor([7, 2, 7, 0, 7])
+    return tuple(arguments)
+
+
+def _sparse_shard(m: Make) -> Arguments:
+    indices = m.integers(-1, 12, 5, 4)
+    return m.normal(5, 4), indices, m.normal(12, 3), m.tensor([6, 4, 8]), m.normal(3, 3), True, 4, False
+
+
+def _sparse_landmarks(m: Make) -> Arguments:
+    return m.normal(9, 3), m.integers(0, 4, 9, 3), m.normal(4, 5), m.tensor([8, 0, 8]), None, False, 0, False
+
+
+def _sparse_grad(forward: Callable[[Make], Arguments]) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        values, indices, M, rows, Z, zero_diagonal, row_offset, _ = forward(m)
+        B = values.shape[0] if rows is None else rows.shape[0]
+        return m.normal(B, M.shape[1]), indices, M, rows, Z, zero_diagonal, row_offset
+
+    return make
+
+
+def _sparse_transposed(
+    forward: Callable[[Make], Arguments], *, bank: bool = True, live: bool = True
+) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        values, indices, M, rows, Z, zero_diagonal, row_offset, _ = forward(m)
+        B = values.shape[0] if rows is None else rows.shape[0]
+        G = m.normal(B, M.shape[1])
+        return G, values, indices, rows, M.shape[0], Z is not None, bank, live, zero_diagonal, row_offset
+
+    return make
+
+
 def _threshold(n: int, m: int, rho: float, kind: str = "normal") -> Callable[[Make], Arguments]:
     def make(make_: Make) -> Arguments:
         C = make_.few_values(n, m) if kind == "ties" else make_.normal(n, m)
@@ -344,6 +407,34 @@ def _info_nce(
     return make
 
 
+def _sparse_step(
+    forward: Callable[[Make], Arguments],
+    *,
+    moments: torch.dtype | None = None,
+    weight_decay: float = 0.1,
+    decoupled: bool = False,
+    l1: float = 0.02,
+    proximal: bool = False,
+    grad_scale: float | None = None,
+    found_inf: float | None = None,
+) -> Callable[[Make], Arguments]:
+    def make(m: Make) -> Arguments:
+        values, indices, M, rows, Z, zero_diagonal, row_offset, _ = forward(m)
+        n, k = values.shape
+        state: tuple[Tensor | None, ...] = (None, None, None)
+        if not proximal:
+            stored = moments if m.dtype == torch.float32 else None  # bf16 goes with float32 alone
+            state = (m.normal(n, k, dtype=stored), m.normal(n, k).abs().to(stored or m.dtype), m.integers(0, 9, n))
+        G = m.normal(n if rows is None else rows.shape[0], M.shape[1])
+        scalars = [None if x is None else torch.tensor(x, device=m.device) for x in (grad_scale, found_inf)]
+        return (
+            values, indices, *state, G, M, rows, Z, 1e-2, 0.9, 0.999, 1e-8, weight_decay, decoupled, l1, proximal,
+            zero_diagonal, row_offset, *scalars,
+        )  # fmt: skip
+
+    return make
+
+
 _bf16, _f16, _f64 = torch.bfloat16, torch.float16, torch.float64
 
 CASES = [
@@ -424,6 +515,62 @@ CASES = [
     Case("info_nce_expected", "bf16-bank", _info_nce(5, 150, 33, bank=_bf16)),
     Case("info_nce_expected", "f16-bank", _info_nce(5, 150, 33, bank=_f16)),
     Case("info_nce_expected", "no-columns", _info_nce(2, 6, 0)),
+    Case("sparse_self_expression", "splice", _sparse(5, 11, 4, 3), (0, 2, 4)),
+    Case("sparse_self_expression", "splice-free-diagonal", _sparse(5, 11, 4, 3, zero_diagonal=False), (0, 2, 4)),
+    Case("sparse_self_expression", "bank-alone", _sparse(4, 11, 3, 17, splice=False), (0, 2)),
+    Case("sparse_self_expression", "duplicates", _sparse_duplicates, (0, 2, 4)),
+    Case("sparse_self_expression", "shard", _sparse_shard, (0, 2, 4)),
+    Case("sparse_self_expression", "landmarks", _sparse_landmarks, (0, 2)),
+    Case("sparse_self_expression", "all-rows", _sparse(None, 8, 3, 5), (0, 2)),
+    Case("sparse_self_expression", "hub", _sparse(600, 700, 3, 6, hub=True)),
+    Case("sparse_self_expression", "one-column", _sparse(7, 30, 5, 1)),
+    Case("sparse_self_expression", "vector-edges", _sparse(9, 40, 20, 70)),
+    Case("sparse_self_expression", "wide", _sparse(5, 40, 33, 300)),
+    Case("sparse_self_expression", "aligned", _sparse(33, 70, 7, 64)),
+    Case("sparse_self_expression", "bf16-bank", _sparse(9, 40, 20, 37, bank=torch.bfloat16)),
+    Case("sparse_self_expression", "f16-bank", _sparse(9, 40, 20, 64, bank=torch.float16)),
+    Case("sparse_self_expression", "narrow-f16-bank", _sparse(9, 40, 4, 3, bank=torch.float16)),
+    Case("sparse_self_expression", "no-rows", _sparse(0, 6, 4, 3)),
+    Case("sparse_self_expression", "no-entries", _sparse(4, 6, 0, 3)),
+    Case("sparse_self_expression", "no-columns", _sparse(2, 6, 4, 0)),
+    *[
+        case
+        for label, forward in {
+            "splice": _sparse(5, 11, 4, 3),
+            "duplicates": _sparse_duplicates,
+            "shard": _sparse_shard,
+            "bank-alone": _sparse(4, 11, 3, 17, splice=False),
+            "all-rows": _sparse(None, 40, 9, 64),
+            "hub": _sparse(600, 700, 3, 6, hub=True),
+            "wide-hub": _sparse(None, 700, 2, 70, hub=True),
+            "wide": _sparse(5, 40, 33, 300),
+            "bf16-bank": _sparse(9, 40, 20, 37, bank=torch.bfloat16),
+            "no-rows": _sparse(0, 6, 4, 3),
+            "no-entries": _sparse(4, 6, 0, 3),
+        }.items()
+        for case in (
+            Case("sparse_self_expression_grad", label, _sparse_grad(forward)),
+            Case("sparse_self_expression_transposed", label, _sparse_transposed(forward)),
+        )
+    ],
+    Case("sparse_self_expression_transposed", "live-alone", _sparse_transposed(_sparse_duplicates, bank=False)),
+    Case("sparse_self_expression_transposed", "no-live", _sparse_transposed(_sparse_duplicates, live=False)),
+    Case("sparse_self_expression_step_", "splice", _sparse_step(_sparse(5, 11, 4, 3))),
+    Case("sparse_self_expression_step_", "bank-alone", _sparse_step(_sparse(4, 11, 3, 17, splice=False), l1=0.0)),
+    Case("sparse_self_expression_step_", "duplicates", _sparse_step(_sparse_duplicates)),
+    Case("sparse_self_expression_step_", "shard", _sparse_step(_sparse_shard, moments=_bf16)),
+    Case("sparse_self_expression_step_", "landmarks", _sparse_step(_sparse_landmarks)),
+    Case("sparse_self_expression_step_", "all-rows", _sparse_step(_sparse(None, 40, 9, 64), decoupled=True)),
+    Case("sparse_self_expression_step_", "vector-edges", _sparse_step(_sparse(9, 40, 20, 70), moments=_bf16)),
+    Case("sparse_self_expression_step_", "long-rows", _sparse_step(_sparse(3, 40, 600, 5))),
+    Case("sparse_self_expression_step_", "bf16-bank", _sparse_step(_sparse(9, 40, 20, 64, bank=_bf16), moments=_bf16)),
+    Case("sparse_self_expression_step_", "f16-bank", _sparse_step(_sparse(9, 40, 20, 8, bank=_f16))),
+    Case("sparse_self_expression_step_", "proximal", _sparse_step(_sparse_duplicates, l1=30.0, proximal=True)),
+    Case("sparse_self_expression_step_", "scaled", _sparse_step(_sparse_duplicates, grad_scale=128.0, found_inf=0.0)),
+    Case("sparse_self_expression_step_", "skipped", _sparse_step(_sparse_duplicates, grad_scale=128.0, found_inf=1.0)),
+    Case("sparse_self_expression_step_", "no-rows", _sparse_step(_sparse(0, 6, 4, 3))),
+    Case("sparse_self_expression_step_", "no-entries", _sparse_step(_sparse(4, 6, 0, 3))),
+    Case("sparse_self_expression_step_", "no-features", _sparse_step(_sparse(2, 6, 4, 0))),
     Case("threshold_coefficients", "some", _threshold(4, 40, 0.3)),
     Case("threshold_coefficients", "small", _threshold(3, 5, 0.6), (0,)),
     Case("threshold_coefficients", "wide", _threshold(3, 700, 0.9)),
@@ -510,6 +657,7 @@ MUTATED = {
     "bank_push_": (0, 1),
     "row_adam_": (0, 1, 2, 3),
     "self_expression_step_": (0, 1, 2, 3),
+    "sparse_self_expression_step_": (0, 2, 3, 4),
 }
 
 
@@ -525,6 +673,8 @@ def expected(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
     """The same by the reference. For the two forms of symmetrize_affinity: the dense W."""
     if case.op == "self_expression":
         return (reference.self_expression(*arguments[:6]),)
+    if case.op == "sparse_self_expression":
+        return (reference.sparse_self_expression(*arguments[:7]),)
     if case.op == "inner_product_self_expression":
         Q, K, V, threshold, scale, rows, zero_diagonal = arguments
         if zero_diagonal and rows is None:

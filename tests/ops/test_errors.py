@@ -15,6 +15,7 @@ from dsc_ext.optim import RowAdam
 C, M, Z, ROWS = torch.zeros(4, 4), torch.zeros(4, 3), torch.zeros(2, 3), torch.tensor([0, 2])
 THRESHOLD = torch.tensor(0.1)
 BANK, STEP = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+V, J = torch.zeros(4, 2), torch.zeros(4, 2, dtype=torch.int64)  # sparse coefficients
 
 
 def step_(C, exp_avg, exp_avg_sq, *, step=STEP, G=M, **options):  # type: ignore[no-untyped-def]
@@ -63,6 +64,22 @@ REFUSED = [
     (lambda: dsc_ext.inner_product_self_expression(Z, M, M, None, 1.0, ROWS[:1]), ValueError, r"rows must be \(B,\) with B = Q.shape\[0\] = 2, got \(1,\)"),
     (lambda: dsc_ext.inner_product_self_expression(Z, M, M, THRESHOLD, 1.0, ROWS.int()), TypeError, "rows must be int64"),
     (lambda: dsc_ext.inner_product_self_expression(Z, M, M, THRESHOLD, 1.0, ROWS + 2), IndexError, r"rows must lie in \[0, N\), the samples"),
+    (lambda: dsc_ext.sparse_self_expression(V, [0], M), TypeError, "sparse_self_expression: indices must be a tensor, got list"),
+    (lambda: dsc_ext.sparse_self_expression(V, J.int(), M), TypeError, r"indices must be int64, got \(4, 2\) int32"),
+    (lambda: dsc_ext.sparse_self_expression(V, J[:3], M), ValueError, r"both be \(n, k\), got \(4, 2\) and \(3, 2\)"),
+    (lambda: dsc_ext.sparse_self_expression(V.half(), J, M), TypeError, "values must be float32 or float64, got"),
+    (lambda: dsc_ext.sparse_self_expression(V, J, M.double()), TypeError, "M must be float32 or float16 or bfloat16, got"),
+    (lambda: dsc_ext.sparse_self_expression(V.double(), J, M.half()), TypeError, "M must be float64, got"),
+    (lambda: dsc_ext.sparse_self_expression(V, J, M, Z=Z), ValueError, "rows must be given with it"),
+    (lambda: dsc_ext.sparse_self_expression(V, J, M, rows=ROWS, Z=Z.half()), TypeError, "Z must be float32, got"),
+    (lambda: dsc_ext.sparse_self_expression(V, J, M, rows=ROWS, Z=Z[:1]), ValueError, r"Z must be \(B, d\) = \(2, 3\)"),
+    (lambda: dsc_ext.sparse_self_expression(V, J, M[:3]), ValueError, r"N = M.shape\[0\] = 3.*got values \(4, 2\) with row_offset = 0"),
+    (lambda: dsc_ext.sparse_self_expression(V, J, M, rows=torch.tensor([4])), IndexError, r"rows must lie in \[row_offset"),
+    (lambda: dsc_ext.sparse_self_expression(V, J + 4, M), IndexError, "indices must be below N, the rows of the bank"),
+    (lambda: dsc_ext.sparse_self_expression_step_(V, J, V, V, STEP, Z, M, lr=0.1), ValueError, r"G must be \(B, d\) = \(4, 3\) as rows and M say, got \(2, 3\)"),
+    (lambda: dsc_ext.sparse_self_expression_step_(V, J, V, V[:3], STEP, M, M, lr=0.1), ValueError, r"exp_avg_sq must have the shape of values, \(4, 2\), got \(3, 2\)"),
+    (lambda: dsc_ext.sparse_self_expression_step_(V, J, V, V, None, M, M, lr=0.1), TypeError, "step must be a tensor, got NoneType"),
+    (lambda: dsc_ext.sparse_self_expression_step_(V, J, V, None, None, M, M, lr=0.1, proximal=True), ValueError, "exp_avg must be None with proximal=True"),
     (lambda: dsc_ext.threshold_coefficients(C, -0.1), ValueError, "rho must be a share of the row's l1 norm, 0 or more, got -0.1"),
     (lambda: dsc_ext.threshold_coefficients(C, float("nan")), ValueError, "rho must be"),
     (lambda: dsc_ext.threshold_coefficients(C.long(), 0.5), TypeError, "C must be float32 or float64"),

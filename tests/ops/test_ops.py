@@ -102,7 +102,7 @@ def test_reads_any_layout(case: Case, layout: object, backend: torch.device) -> 
     wanted = cases.expected(case, cases.clone(arguments))
     mutated = cases.MUTATED.get(case.op, ())
     keeps = (
-        case.op in ("row_adam_", "self_expression_step_") or layout is transposed
+        case.op in ("row_adam_", "self_expression_step_", "sparse_self_expression_step_") or layout is transposed
     )  # what is written in place has to be adjacent, and says so below
     laid_out = tuple(a if i in mutated and keeps else layout(a) for i, a in enumerate(arguments))  # type: ignore[operator]
     assert_same(case, cases.call(case, laid_out), wanted)
