@@ -12,6 +12,7 @@
 #include "info_nce.h"
 #include "inner_product_self_expression.h"
 #include "row_adam.h"
+#include "rows.h"
 #include "self_expression.h"
 #include "self_expression_step.h"
 #include "sparse_self_expression.h"

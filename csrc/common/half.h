@@ -8,7 +8,9 @@
 #ifdef __CUDACC__
 #define DSC_HOST_DEVICE __host__ __device__
 #else
-#define DSC_HOST_DEVICE
+// Always, because cpu/simd.cpp is compiled for several processors: of a function that is not inlined the linker would
+// keep one copy, perhaps one for a processor wider than the one at hand.
+#define DSC_HOST_DEVICE __attribute__((always_inline))
 #endif
 
 namespace dsc {

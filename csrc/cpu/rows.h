@@ -15,4 +15,44 @@ inline bool strictly_increasing(const int64_t* rows, int64_t B) {
     return std::adjacent_find(rows, rows + B, [](int64_t a, int64_t b) { return a >= b; }) == rows + B;
 }
 
+// The positions in a batch that hold one row, linked: later(b) and earlier(b) are the next and the previous position
+// with the row of b, -1 where there is none. Found in O(B) by a hash table of positions in the caller's scratch.
+class Occurrences {
+  public:
+    // Length of the scratch, in int64: the table, at most half full, and two links a position.
+    static int64_t words(int64_t B) { return (int64_t(1) << bits_for(B)) + 2 * B; }
+
+    Occurrences(const int64_t* rows, int64_t B, int64_t* scratch) : distinct_(strictly_increasing(rows, B)) {
+        if (distinct_) return;
+        const int bits = bits_for(B);
+        const uint64_t last = (uint64_t(1) << bits) - 1;
+        int64_t* table = scratch;
+        later_ = table + last + 1;
+        earlier_ = later_ + B;
+        std::fill_n(table, last + 1, -1);
+        for (int64_t b = 0; b < B; ++b) {
+            uint64_t at = static_cast<uint64_t>(rows[b]) * 0x9e3779b97f4a7c15ull >> (64 - bits);
+            while (table[at] >= 0 && rows[table[at]] != rows[b]) at = (at + 1) & last;
+            later_[b] = -1;
+            earlier_[b] = table[at];
+            if (table[at] >= 0) later_[table[at]] = b;
+            table[at] = b;
+        }
+    }
+
+    int64_t later(int64_t b) const { return distinct_ ? -1 : later_[b]; }
+    int64_t earlier(int64_t b) const { return distinct_ ? -1 : earlier_[b]; }
+
+  private:
+    static int bits_for(int64_t B) {
+        int bits = 3;
+        while ((int64_t(1) << bits) < 2 * B) ++bits;
+        return bits;
+    }
+
+    bool distinct_;
+    int64_t* later_ = nullptr;
+    int64_t* earlier_ = nullptr;
+};
+
 }  // namespace dsc::cpu

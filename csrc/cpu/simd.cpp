@@ -4,6 +4,7 @@
 
 #include "cpu/simd/above.h"
 #include "cpu/simd/adam.h"
+#include "cpu/simd/bank.h"
 #include "cpu/simd/gather.h"
 #include "cpu/simd/select.h"
 #include "cpu/simd/soft_threshold.h"
@@ -47,6 +48,10 @@ static_assert(kRows <= kMaxTileRows && kColumns<float> <= kMaxTileColumns);
 }  // namespace
 
 extern const InstructionSet DSC_JOIN(instruction_set_, DSC_ISA);
-const InstructionSet DSC_JOIN(instruction_set_, DSC_ISA) = {DSC_ISA_NAME, table<float>(), table<double>()};
+const InstructionSet DSC_JOIN(instruction_set_, DSC_ISA) = {
+    DSC_ISA_NAME,
+    table<float>(),
+    table<double>(),
+    {DSC_BANK_ROWS(float), DSC_BANK_ROWS(double), DSC_BANK_ROWS(Float16), DSC_BANK_ROWS(BFloat16)}};
 
 }  // namespace dsc::cpu

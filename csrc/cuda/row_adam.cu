@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) count_steps_kernel(int64_t* step, co
 
 Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg_sq, int64_t* step, int64_t n,
                  int64_t m, const int64_t* rows, const void* grad, int64_t grad_stride, int64_t B, double lr,
-                 double beta1, double beta2, double eps, double weight_decay, double l1) {
+                 double beta1, double beta2, double eps, double weight_decay, double l1, int64_t*) {
     const int64_t pieces = (m + kPiece - 1) / kPiece;
     const dim3 grid(blocks_for(B, 1), static_cast<unsigned>(pieces < kMaxPieces ? pieces : kMaxPieces));
     const Rates rates = {Rule::adam, lr, beta1, beta2, eps, weight_decay, l1};

@@ -101,7 +101,7 @@ __device__ void sort_pass(Filed* row, int64_t length, int64_t size, int64_t stri
     }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     sort_kernel(int64_t n, const int64_t* offset, Filed* filed, int64_t* distinct) {
     const int lane = threadIdx.x % kWarp;
     const int64_t first = int64_t(blockIdx.x) * kRowsPerBlock;

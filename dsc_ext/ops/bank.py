@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import register
+from dsc_ext.ops._register import plain, register
 
 
 def _check(op: str, bank: Tensor, Z: Tensor) -> None:
@@ -56,11 +56,12 @@ def _scatter_kernel(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, mome
     if Z.numel() == 0:
         return None
     rows, Z = rows.contiguous(), _native.row_major(Z)
+    scratch = rows.new_empty(native.rows_scratch(rows.shape[0]))
     with _native.device_of(bank):
         native.bank_scatter_(
             _native.DTYPES[bank.dtype], _native.DTYPES[Z.dtype], _native.queue(bank),
             bank.data_ptr(), bank.stride(0), bank.shape[0], bank.shape[1],
-            rows.data_ptr(), Z.data_ptr(), Z.stride(0), Z.shape[0], normalize, momentum,
+            rows.data_ptr(), Z.data_ptr(), Z.stride(0), Z.shape[0], normalize, momentum, scratch.data_ptr(),
         )  # fmt: skip
     increment_version(bank)
     return None
@@ -126,7 +127,8 @@ def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, *, normalize: bool = Fa
     Cost: one pass over B·d numbers (two with ``normalize``). Mixed and normalised in float32 (float64 if either is
     float64). Deterministic; capturable in a CUDA graph.
     """
-    _scatter(bank, rows, Z.detach(), normalize, momentum)
+    run = _scatter_kernel if plain(bank, rows, Z) else _scatter
+    run(bank, rows, Z.detach(), normalize, momentum)
     return bank
 
 
@@ -149,5 +151,6 @@ def bank_push_(bank: Tensor, cursor: Tensor, Z: Tensor, *, normalize: bool = Fal
 
     Cost: one pass over min(B, N)·d numbers. Deterministic; capturable in a CUDA graph.
     """
-    _push(bank, cursor, Z.detach(), normalize)
+    run = _push_kernel if plain(bank, cursor, Z) else _push
+    run(bank, cursor, Z.detach(), normalize)
     return bank

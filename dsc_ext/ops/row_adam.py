@@ -51,13 +51,16 @@ def _kernel(
     if grad.numel() == 0:
         return None
     grad = _native.row_major(grad)
-    rows = None if rows is None else rows.contiguous()
+    scratch = None
+    if rows is not None:
+        rows = rows.contiguous()
+        scratch = rows.new_empty(native.rows_scratch(rows.shape[0]))
     with _native.device_of(C):
         native.row_adam_(
             _native.DTYPES[C.dtype], _native.queue(C),
             C.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr(), C.shape[0], C.shape[1],
             _native.pointer(rows), grad.data_ptr(), grad.stride(0), grad.shape[0],
-            lr, beta1, beta2, eps, weight_decay, l1,
+            lr, beta1, beta2, eps, weight_decay, l1, _native.pointer(scratch),
         )  # fmt: skip
     increment_version((C, exp_avg, exp_avg_sq, step))
     return None

@@ -301,6 +301,16 @@ def _scatter(
     return make
 
 
+def _scatter_many(m: Make) -> Arguments:
+    """More rows than each can look for its duplicates among the others."""
+    return m.normal(500, 1), m.integers(0, 500, 2100), m.normal(2100, 1), False, 0.0
+
+
+def _push_many(m: Make) -> Arguments:
+    """More numbers than one block takes."""
+    return m.normal(70, 300), m.tensor([66]), m.normal(60, 300), True
+
+
 def _push(
     B: int, *, to: torch.dtype | None = None, normalize: bool = False, start: int = 4
 ) -> Callable[[Make], Arguments]:
@@ -327,6 +337,12 @@ def _adam(
 def _adam_duplicates(m: Make) -> Arguments:
     arguments = list(_adam(4)(m))
     arguments[4] = m.tensor([5, 1, 5, 5])
+    return tuple(arguments)
+
+
+def _adam_many(m: Make) -> Arguments:
+    arguments = list(_adam(4, 3)(m))
+    arguments[4], arguments[5] = m.integers(0, 7, 60), m.normal(60, 3)
     return tuple(arguments)
 
 
@@ -639,7 +655,9 @@ CASES = [
     Case("bank_scatter_", "to-f16", _scatter(_f16, None, momentum=0.3)),
     Case("bank_scatter_", "from-bf16", _scatter(None, _bf16)),
     Case("bank_scatter_", "from-f16-to-f64", _scatter(_f64, _f16, normalize=True)),
+    Case("bank_scatter_", "many-duplicates", _scatter_many),
     Case("bank_push_", "wrap", _push(4)),
+    Case("bank_push_", "many", _push_many),
     Case("bank_push_", "larger-than-bank", _push(20)),
     Case("bank_push_", "exactly-the-bank", _push(6, start=0)),
     Case("bank_push_", "normalize-bf16", _push(3, to=_bf16, normalize=True)),
@@ -648,6 +666,7 @@ CASES = [
     Case("row_adam_", "penalties", _adam(3, weight_decay=0.1, l1=0.02)),
     Case("row_adam_", "all-rows", _adam(None, 70, weight_decay=0.1)),
     Case("row_adam_", "duplicates", _adam_duplicates),
+    Case("row_adam_", "many-duplicates", _adam_many),
     Case("row_adam_", "no-rows", _adam(0)),
 ]
 
