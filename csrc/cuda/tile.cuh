@@ -49,7 +49,7 @@ __host__ __device__ constexpr int row_stride(int columns) { return columns + 4; 
 // Of B in A·B, which is read down its columns.
 template <class T>
 __host__ __device__ constexpr int column_stride(int columns) {
-    return columns + (sizeof(T) == 4 ? 8 : 4);
+    return sizeof(T) == 4 ? columns + 8 - columns % 16 : columns + 4;
 }
 
 // The type that numbers stored as S are computed in.

@@ -187,6 +187,24 @@ def test_large_and_small_numbers_survive_the_split(engine: Engine) -> None:
     np.testing.assert_array_equal(S, A @ B.T)
 
 
+@pytest.mark.parametrize("columns", range(8, 264, 8))
+def test_no_two_lanes_meet_in_a_bank(engine: Engine, columns: int) -> None:
+    """Shared memory serves 32 words of 4 bytes at a time, one from each bank, to as many lanes as ask for so many."""
+    lane = np.arange(32)
+    g, t = lane // 4, lane % 4
+    row, column = engine.library.run_row_stride(columns), engine.library.run_column_stride
+    for first in range(0, 32, 8):  # ldmatrix: 8 addresses of 4 words
+        words = (lane[first : first + 8] * row)[:, None] + np.arange(4)
+        assert row % 4 == 0 and len(np.unique(words % 32)) == 32
+    for words in (t * column(columns, 0) + g, 2 * t * row + g):
+        assert len(np.unique(words % 32)) == 32
+    for words in (g * row + t, t * column(columns, 1) + g):
+        for half in (words[:16], words[16:]):
+            assert len(np.unique(half % 16)) == 16  # in numbers of 8 bytes
+    worst = np.unique((2 * t * row + g)[:16] % 16, return_counts=True)[1].max()
+    assert worst == 2, "what tile.cuh says of V in double"
+
+
 def test_splits_fill_a_gpu_but_stay_long_enough(engine: Engine) -> None:
     splits = engine.library.run_splits
     assert splits(0, 100) == splits(1, 0) == splits(1, 7) == splits(1, 15) == 1

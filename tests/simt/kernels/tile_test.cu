@@ -204,6 +204,10 @@ int with_storage(DType dtype, Visit&& visit) {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 EXPORT const char* message() { return last_message; }
+EXPORT int run_row_stride(int columns) { return row_stride(columns); }
+EXPORT int run_column_stride(int columns, int is_double) {
+    return is_double ? column_stride<double>(columns) : column_stride<float>(columns);
+}
 EXPORT int64_t run_splits(int64_t tiles, int64_t steps) { return splits_to_fill(tiles, steps); }
 EXPORT int run_scores(DType dtype, const void* A, const void* B, int64_t n, int64_t N, int64_t d, int64_t A_stride,
                       int64_t B_stride, void* S, void* sums, void* largest, int tf32, int stages) {
