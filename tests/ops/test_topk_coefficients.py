@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from simt import build
 
 import dsc_ext
-from dsc_ext import _native
+from dsc_ext import _native, reference
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=40, deadline=None)
@@ -142,6 +142,16 @@ def test_under_autocast_it_is_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         values, _ = dsc_ext.topk_coefficients((Q, K.bfloat16()), 3)
     torch.testing.assert_close(values, dsc_ext.topk_coefficients((Q, K.bfloat16().float()), 3)[0])
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="the emulator needs a C++ compiler (g++), none on PATH")
+def test_in_tf32_small_integers_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_native.backends, "cpu", build.emulator().cuda)
+    monkeypatch.setattr(_native, "tf32", lambda like: like.dtype == torch.float32)
+    Q, K = torch.randint(-9, 10, (5, 40)).float(), torch.randint(-9, 10, (80, 40)).float()
+    for signed in (False, True):
+        found = dsc_ext.topk_coefficients((Q, K), 7, rows=torch.arange(5), signed=signed)
+        assert all(map(torch.equal, found, reference.topk_coefficients(Q, K, 7, None, signed)))
 
 
 @pytest.fixture
