@@ -42,6 +42,8 @@ OPS = (  # modules beside this file, in the order of the report
     "inner_product_self_expression",
     "topk_coefficients",
     "info_nce",
+    "symmetrize_affinity",
+    "bank",
 )
 ROUNDS = (5, 31)
 COMPARED_WITH = ("naive", "compiled")  # every variant but these and ours stands for the best a user could write

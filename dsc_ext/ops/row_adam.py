@@ -114,6 +114,7 @@ def row_adam_(
         IndexError: (CPU) a row outside C, and then nothing was changed; on CUDA a device-side assertion.
 
     Cost: 28·B·m bytes in float32 (reads C, m, v, grad; writes C, m, v). Deterministic; capturable in a CUDA graph.
+    Under autocast nothing is cast.
     """
     _op(C, exp_avg, exp_avg_sq, step, rows, grad, lr, betas[0], betas[1], eps, weight_decay, l1)
     return C

@@ -177,7 +177,7 @@ def self_expression_step_(
 
     Cost: 2·B·N·d FLOP; 24·B·N bytes in float32, 16·B·N with bfloat16 moments, 8·B·N if proximal. Scratch: less than
     1 MB a thread on a CPU. Deterministic, the same bits for any number of threads; never waits for the device;
-    capturable in a CUDA graph. Not differentiable.
+    capturable in a CUDA graph. Not differentiable. Under autocast nothing is cast.
 
     Source: see the module.
     """

@@ -65,7 +65,13 @@ class _Threshold(torch.autograd.Function):
         return G.clone() if kept is None else G * kept, None
 
 
-_op = register("threshold_coefficients(Tensor C, float rho) -> Tensor", kernel=_kernel, fake=_fake, autograd=_Threshold)
+_op = register(
+    "threshold_coefficients(Tensor C, float rho) -> Tensor",
+    kernel=_kernel,
+    fake=_fake,
+    autograd=_Threshold,
+    autocast=True,
+)
 
 
 def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
@@ -87,7 +93,8 @@ def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
         TypeError, ValueError: an argument of the wrong kind, dtype or range, by name.
 
     Cost: O(n m) expected on the CPU (selection, not sorting), one block per row on CUDA; sums are taken in float64.
-    Differentiable: the gradient passes where a non-zero coefficient was kept. Deterministic.
+    Differentiable: the gradient passes where a non-zero coefficient was kept. Deterministic. Under autocast everything
+    is computed in float32.
 
     Source: Ji et al., *Deep Subspace Clustering Networks*, NIPS 2017, released code (thrC).
 

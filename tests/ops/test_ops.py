@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from simt import build
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+import dsc_ext
 from dsc_ext import _native
 from ops import cases
 from ops.cases import CASES, Case
@@ -195,6 +197,37 @@ def test_fake_tensors_agree_on_shape_and_stride(case: Case) -> None:
         fake = cases.call(case, tuple(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments))
     for one, other in zip(real, fake, strict=True):
         assert one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
+
+
+AUTOCAST = re.compile(r"Under autocast\s+(everything\s+is\s+computed\s+in\s+float32|nothing\s+is\s+cast)")
+SPOKEN_FOR_BY = {"info_nce_expected": "info_nce", "symmetrize_dense": "symmetrize_affinity"}  # the public function
+
+
+@pytest.mark.parametrize("op", sorted({case.op for case in CASES}))
+def test_under_autocast_an_op_does_what_its_docstring_says(op: str) -> None:
+    """With 16-bit inputs: as if they had come in float32, or as without autocast, its errors included."""
+    said = AUTOCAST.search(getattr(dsc_ext, SPOKEN_FOR_BY.get(op, op)).__doc__)
+    assert said is not None, f"the docstring of {op} does not say what autocast does to it"
+    case = next(case for case in CASES if case.op == op)
+
+    def outcome(dtype: torch.dtype, autocast: bool) -> tuple[Tensor, ...] | str:
+        arguments = tuple(
+            a.bfloat16().to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a for a in case.arguments()
+        )
+        try:
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                return cases.call(case, arguments)
+        except (TypeError, ValueError) as error:
+            return repr(error)
+
+    found = outcome(torch.bfloat16, True)
+    wanted = outcome(torch.bfloat16 if said[1].startswith("nothing") else torch.float32, False)
+    assert isinstance(found, str) == isinstance(wanted, str), (found, wanted)
+    if isinstance(found, str):
+        assert found == wanted
+    else:
+        for mine, its in zip(found, wanted, strict=True):
+            assert mine.dtype == its.dtype and torch.equal(mine, its)
 
 
 @pytest.mark.parametrize("op", sorted(cases.MUTATED))

@@ -8,32 +8,33 @@
 namespace dsc::cpu {
 namespace {
 
-template <class Bank, class Live>
-void bank_row(void* to, const void* from, int64_t d, bool normalize, double momentum) {
+// The old row is read only if something of it is kept, so whether is settled outside the loops: a load that may not
+// happen is no vector's.
+template <bool kMixed, class Bank, class Live>
+void enter_row(Bank* __restrict__ old, const Live* __restrict__ live, int64_t d, bool normalize, double momentum) {
     using Acc = typename Compute<Bank, Live>::type;
-    Bank* __restrict__ old = static_cast<Bank*>(to);
-    const Live* __restrict__ live = static_cast<const Live*>(from);
     const Acc keep = static_cast<Acc>(momentum);
+    const auto fresh = [=](int64_t j) __attribute__((always_inline)) {
+        if constexpr (kMixed)
+            return keep * widen<Acc>(old[j]) + (Acc(1) - keep) * widen<Acc>(live[j]);
+        else
+            return widen<Acc>(live[j]);
+    };
     Acc scale = 1;
     if (normalize) {
         Acc squares = 0;
 #pragma omp simd reduction(+ : squares)
-        for (int64_t j = 0; j < d; ++j) {
-            const Acc value = mix(old + j, live + j, keep);
-            squares += value * value;
-        }
+        for (int64_t j = 0; j < d; ++j) squares += fresh(j) * fresh(j);
         if (squares > Acc(0)) scale = Acc(1) / root(squares);
     }
-    if (keep == Acc(0) && scale == Acc(1)) {
 #pragma omp simd
-        for (int64_t j = 0; j < d; ++j) old[j] = narrow<Bank>(widen<Acc>(live[j]));
-    } else if (keep == Acc(0)) {
-#pragma omp simd
-        for (int64_t j = 0; j < d; ++j) old[j] = narrow<Bank>(widen<Acc>(live[j]) * scale);
-    } else {
-#pragma omp simd
-        for (int64_t j = 0; j < d; ++j) old[j] = narrow<Bank>(mix(old + j, live + j, keep) * scale);
-    }
+    for (int64_t j = 0; j < d; ++j) old[j] = narrow<Bank>(fresh(j) * scale);
+}
+
+template <class Bank, class Live>
+void bank_row(void* old, const void* live, int64_t d, bool normalize, double momentum) {
+    const auto enter = momentum == 0 ? enter_row<false, Bank, Live> : enter_row<true, Bank, Live>;
+    enter(static_cast<Bank*>(old), static_cast<const Live*>(live), d, normalize, momentum);
 }
 
 #define DSC_BANK_ROWS(Bank) \
