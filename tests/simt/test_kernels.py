@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 ORDERING = re.compile(r"^ *(__syncthreads\(\)|__syncwarp\(\)|cp_async_wait<\w+>\(\));.*$", re.MULTILINE)
 
 OP_OF = {
+    "bank.cu": "bank_push_",
     "block.cuh": "threshold_coefficients",
     "tile.cuh": "self_expression",
     "scan.cuh": "symmetrize_affinity",
