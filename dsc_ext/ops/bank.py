@@ -125,8 +125,8 @@ def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, *, normalize: bool = Fa
             untouched.
 
     Cost: one pass over B·d numbers (two with ``normalize``). Mixed and normalised in float32 (float64 if either is
-    float64). On the CPU duplicates are found in O(B); on CUDA by every row's own search up to 2048 rows, by a hash table
-    above. Deterministic; capturable in a CUDA graph. Under autocast nothing is cast.
+    float64). On the CPU duplicates are found in O(B); on CUDA by every row's own search up to 2048 rows, by a hash
+    table above. Deterministic; capturable in a CUDA graph. Under autocast nothing is cast.
     """
     run = _scatter_kernel if plain(bank, rows, Z) else _scatter
     run(bank, rows, Z.detach(), normalize, momentum)
