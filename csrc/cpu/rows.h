@@ -19,7 +19,8 @@ inline bool strictly_increasing(const int64_t* rows, int64_t B) {
 // with the row of b, -1 where there is none. Found in O(B) by a hash table of positions in the caller's scratch.
 class Occurrences {
   public:
-    // Length of the scratch, in int64: the table, at most half full, and two links a position.
+    // Length of the scratch, in int64: the table, at most a quarter full, so that few rows meet another on their way,
+    // and two links a position.
     static int64_t words(int64_t B) { return (int64_t(1) << bits_for(B)) + 2 * B; }
 
     Occurrences(const int64_t* rows, int64_t B, int64_t* scratch) : distinct_(strictly_increasing(rows, B)) {
@@ -46,7 +47,7 @@ class Occurrences {
   private:
     static int bits_for(int64_t B) {
         int bits = 3;
-        while ((int64_t(1) << bits) < 2 * B) ++bits;
+        while ((int64_t(1) << bits) < 4 * B) ++bits;
         return bits;
     }
 

@@ -56,12 +56,13 @@ def _scatter_kernel(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, mome
     if Z.numel() == 0:
         return None
     rows, Z = rows.contiguous(), _native.row_major(Z)
-    scratch = rows.new_empty(native.rows_scratch(rows.shape[0]))
+    (N, d), B = bank.shape, rows.shape[0]
+    scratch = rows.new_empty(native.rows_scratch(B))
     with _native.device_of(bank):
         native.bank_scatter_(
             _native.DTYPES[bank.dtype], _native.DTYPES[Z.dtype], _native.queue(bank),
-            bank.data_ptr(), bank.stride(0), bank.shape[0], bank.shape[1],
-            rows.data_ptr(), Z.data_ptr(), Z.stride(0), Z.shape[0], normalize, momentum, scratch.data_ptr(),
+            bank.data_ptr(), bank.stride(0), N, d,
+            rows.data_ptr(), Z.data_ptr(), Z.stride(0), B, normalize, momentum, scratch.data_ptr(),
         )  # fmt: skip
     increment_version(bank)
     return None
