@@ -76,8 +76,18 @@ def cache_directory() -> Path:
     return path
 
 
-def _headers(folder: Path) -> list[Path]:
-    return sorted(path for suffix in ("h", "cuh") for path in folder.rglob(f"*.{suffix}"))
+def _included(source: Path, folders: list[Path]) -> set[Path]:
+    """The headers of ``folders`` that ``source`` includes, and those that these include."""
+    found: set[Path] = set()
+    pending = [source]
+    while pending:
+        file = pending.pop()
+        for name in re.findall(r'^\s*#include "([^"]+)"', file.read_text(), re.MULTILINE):
+            header = next((folder / name for folder in folders if (folder / name).exists()), None)
+            if header is not None and header not in found:
+                found.add(header)
+                pending.append(header)
+    return found
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,9 +111,11 @@ def _run(command: list[str]) -> None:
         print(done.stderr, file=sys.stderr)
 
 
-def _compile(cxx: str, source: Path, flags: str, headers: str) -> Path:
-    flags = f"{_COMMON} {flags}"
-    key = _digest(_toolchain(cxx), flags, headers, str(source), source.read_bytes())
+def _compile(cxx: str, source: Path, flags: str, folders: list[Path]) -> Path:
+    headers = sorted(_included(source, folders))
+    seen = [part for header in headers for part in (str(header), header.read_bytes())]
+    key = _digest(_toolchain(cxx), _COMMON, flags, *seen, str(source), source.read_bytes())
+    flags = f"{_COMMON} {flags} {' '.join(f'-I{folder}' for folder in folders)}"
     # shared.ld knows the kernels' objects by this suffix.
     target = cache_directory() / f"{source.stem}-{key}{source.suffix}.o"
     if not target.exists():
@@ -130,16 +142,14 @@ def build(name: str, sources: Iterable[Path], variant: str = "plain", overlay: P
         raise RuntimeError(f"no C++ compiler: looked for {os.environ.get('CXX') or 'g++'} on PATH")
     kind = VARIANTS[variant]
     folders = [CSRC, HERE]
-    if overlay is not None and _headers(overlay):
+    if overlay is not None:
         folders.insert(0, overlay)
-    headers = _digest(*(path.read_bytes() for folder in folders for path in _headers(folder)))
-    includes = " ".join(f"-I{folder}" for folder in folders)
     work: list[tuple[Path, str]] = [(HERE / "simt.cpp", kind.engine)]
     for source in sources:
         if source.suffix == ".cu":
-            work.append((source, f"{kind.kernels} -DDSC_SIMT -fdata-sections {includes}"))
+            work.append((source, f"{kind.kernels} -DDSC_SIMT -fdata-sections"))
         elif "pybind11" in source.read_text():
-            work.append((source, f"-O1 -DDSC_WITH_CUDA -DDSC_MODULE_NAME={name} {includes} {_python_includes()}"))
+            work.append((source, f"-O1 -DDSC_WITH_CUDA -DDSC_MODULE_NAME={name} {_python_includes()}"))
         else:
             raise ValueError(f"build: sources must be kernels (.cu) or bindings, got {source}")
     work.sort(key=lambda item: "pybind11" not in item[1])  # the slowest first
@@ -147,7 +157,7 @@ def build(name: str, sources: Iterable[Path], variant: str = "plain", overlay: P
     with open(cache_directory() / "lock", "w") as lock:  # one builder at a time: the others find the objects made
         fcntl.flock(lock, fcntl.LOCK_EX)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            made = pool.map(lambda item: _compile(cxx, item[0], item[1], headers), work)
+            made = pool.map(lambda item: _compile(cxx, item[0], item[1], folders), work)
             objects = [str(path) for path in made]
         script = HERE / "shared.ld"
         link = f"-shared -Wl,-T,{script} {kind.link} -ldl"

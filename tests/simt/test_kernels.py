@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     build.compiler() is None, reason="the emulator needs a C++ compiler (g++), none on PATH"
 )
 
-ORDERING = re.compile(r"^ *(__syncthreads\(\)|__syncwarp\(\)|cp_async_wait<\w+>\(\));.*$", re.MULTILINE)
+ORDERING = re.compile(r"^ *(__syncthreads\(\)|__syncwarp\(\)|cp_async_wait<[^>]+>\(\));.*$", re.MULTILINE)
 
 OP_OF = {
     "bank.cu": "bank_push_",
