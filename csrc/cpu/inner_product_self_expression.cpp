@@ -2,7 +2,7 @@
 // thresholded and used up while they lie in the L1 cache.
 //
 // Floor: 2·B·N·(dq + dv) FLOP forward, B·N·(6·dq + 4·dv) backward with the scores computed again, and a threshold for
-// each of the B·N scores, about 1/d of that. All operands are packed once, into O((B + N) d) scratch.
+// each of the B·N scores, about 1/d of that. Samples are packed in chunks that stay in the last cache, each once.
 //
 // Forward: a group of rows owns its sums and walks over the slices. Backward: a block (rows × samples) adds to its rows
 // of dQ and to its samples of dK and dV, so blocks that share either run one after the other, in an order that depends
@@ -19,12 +19,29 @@ namespace dsc::cpu {
 
 namespace {
 
-constexpr int64_t kBlockColumns = 288;           // samples of a block: whole tiles as rows and as columns
-constexpr int64_t kStride = kBlockColumns + 16;  // of its scores, an odd number of cache lines: rows share no L1 set
-constexpr int64_t kGroupTiles = 8;               // tiles of rows that share a slice of packed samples in L2
-constexpr int64_t kGroupsWanted = 8;             // of rows in the backward, so that there is work for a few threads
+constexpr int64_t kBlockColumns = 96;         // whole tiles as rows and as columns
+constexpr int64_t kMostBlocks = 3;            // of samples that are taken together, fewer where they are wide,
+constexpr int64_t kBlocksBytes = 384 * 1024;  // so that their packed rows stay in the L2 cache
+constexpr int64_t kChunkBytes = 4 << 20;      // of samples packed at a time
+constexpr int64_t kStride = kMostBlocks * kBlockColumns + 16;  // of scores, an odd number of cache lines: no two rows
+                                                               // share a set of the L1 cache
+constexpr int64_t kGroupTiles = 8;    // tiles of rows that share a slice of packed samples in L2
+constexpr int64_t kGroupsWanted = 4;  // of rows in the backward, so that there is work for a few threads
 
 constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// How the samples are cut: chunks are packed one after the other, slices of them meet a group of queries in L2.
+template <class T>
+struct Cut {
+    int64_t slice, chunk;
+
+    Cut(int64_t N, int64_t dq, int64_t dv) {
+        const int64_t bytes = std::max<int64_t>(dq + dv, 1) * static_cast<int64_t>(sizeof(T)) * kBlockColumns;
+        slice = std::clamp<int64_t>(kBlocksBytes / bytes, 1, kMostBlocks) * kBlockColumns;
+        const int64_t most = std::max<int64_t>(kChunkBytes / bytes * kBlockColumns / slice, 1) * slice;
+        chunk = std::min(most, round_up(std::max<int64_t>(N, 1), slice));
+    }
+};
 
 // A matrix of the caller.
 template <class T>
@@ -72,6 +89,11 @@ template <class T>
 Packed<T> take_values(Scratch<T>& scratch, int64_t rows, int64_t columns) {
     const int64_t stride = simd_of<T>().tile_columns * rows;
     return {scratch.take(round_up(columns, simd_of<T>().tile_columns) * rows), stride};
+}
+
+template <class T>
+Matrix<T> rows_of(const Matrix<T>& m, int64_t begin, int64_t count) {
+    return {m.at + begin * m.stride, m.stride, count, m.columns};
 }
 
 template <class T>
@@ -162,13 +184,13 @@ Packed<const T> values(const Packed<T>& packed, int64_t row) {
     return {packed.at + row * simd_of<T>().tile_columns, packed.stride};
 }
 
-// S, a tile of rows from b0 on by `width` samples from j0 on, becomes the scores, those of the queries themselves 0: a
-// score of 0 gives a coefficient of 0, and no gradient, with every threshold.
+// S, a tile of rows from b0 on by `width` samples from j0 on, whose keys are K, becomes the scores, those of the
+// queries themselves 0: a score of 0 gives a coefficient of 0, and no gradient, with every threshold.
 template <class T>
-void scores(const Problem<T>& p, const Packed<T>& Q, const Packed<T>& K, int64_t b0, int64_t j0, int64_t width, T* S) {
+void scores(const Problem<T>& p, const Packed<T>& Q, const Packed<const T>& K, int64_t b0, int64_t j0, int64_t width,
+            T* S) {
     const Simd<T>& simd = simd_of<T>();
-    multiply(left(Q, b0), false, samples(K, j0), simd.tile_rows, round_up(width, simd.tile_columns), p.Q.columns, S,
-             kStride, false);
+    multiply(left(Q, b0), false, K, simd.tile_rows, round_up(width, simd.tile_columns), p.Q.columns, S, kStride, false);
     if (!p.rows) return;
     const int64_t end = std::min<int64_t>(simd.tile_rows, p.Q.rows - b0);
     for (int64_t r = 0; r < end; ++r) {
@@ -181,55 +203,62 @@ void scores(const Problem<T>& p, const Packed<T>& Q, const Packed<T>& K, int64_t
 
 template <class T>
 struct Forward {
-    Packed<T> Q, K, V;
+    Cut<T> cut;
+    Packed<T> Q, K, V;  // the samples of one chunk
 
     Forward(Scratch<T>& scratch, int64_t B, int64_t N, int64_t dq, int64_t dv)
-        : Q(take_rows(scratch, B, dq)), K(take_samples(scratch, N, dq)), V(take_values(scratch, N, dv)) {}
+        : cut(N, dq, dv),
+          Q(take_rows(scratch, B, dq)),
+          K(take_samples(scratch, cut.chunk, dq)),
+          V(take_values(scratch, cut.chunk, dv)) {}
 };
 
+// Rows [b_begin, b_end) gain what the samples [j_begin, j_end), a chunk, give.
 template <class T>
-void forward_group(const Problem<T>& p, const Forward<T>& packed, int64_t b_begin, int64_t b_end, T* out, T* l1,
-                   T* l2) {
+void forward_group(const Problem<T>& p, const Forward<T>& packed, int64_t b_begin, int64_t b_end, int64_t j_begin,
+                   int64_t j_end, T* out, T* l1, T* l2) {
     const Simd<T>& simd = simd_of<T>();
-    const int64_t N = p.K.rows, dv = p.V.columns;
+    const int64_t dv = p.V.columns;
     alignas(64) T S[kMaxTileRows * kStride];
-    T norms[kGroupTiles * kMaxTileRows][2] = {};
-    std::fill(out + b_begin * dv, out + b_end * dv, T(0));
-    for (int64_t j0 = 0; j0 < N; j0 += kBlockColumns) {
-        const int64_t width = std::min(kBlockColumns, N - j0);
+    for (int64_t j0 = j_begin; j0 < j_end; j0 += packed.cut.slice) {
+        const int64_t width = std::min(packed.cut.slice, j_end - j0);
+        const Packed<const T> K = samples(packed.K, j0 - j_begin), V = values(packed.V, j0 - j_begin);
         for (int64_t b0 = b_begin; b0 < b_end; b0 += simd.tile_rows) {
             const int64_t count = std::min<int64_t>(simd.tile_rows, b_end - b0);
-            scores(p, packed.Q, packed.K, b0, j0, width, S);
+            scores(p, packed.Q, K, b0, j0, width, S);
             for (int64_t r = 0; r < count; ++r) {
-                simd.soft_threshold(S + r * kStride, round_up(width, simd.tile_columns), p.threshold, p.scale,
-                                    norms[b0 + r - b_begin]);
+                T norms[2] = {};
+                simd.soft_threshold(S + r * kStride, round_up(width, simd.tile_columns), p.threshold, p.scale, norms);
+                l1[b0 + r] += norms[0];
+                l2[b0 + r] += norms[1];
             }
-            multiply(Packed<const T>{S, kStride}, false, values(packed.V, j0), count, dv, width, out + b0 * dv, dv,
-                     true);
+            multiply(Packed<const T>{S, kStride}, false, V, count, dv, width, out + b0 * dv, dv, true);
         }
-    }
-    for (int64_t b = b_begin; b < b_end; ++b) {
-        l1[b] = norms[b - b_begin][0];
-        l2[b] = norms[b - b_begin][1];
     }
 }
 
 template <class T>
 void forward(const Problem<T>& p, T* buffer, T* out, T* l1, T* l2, int threads) {
+    const int64_t B = p.Q.rows, N = p.K.rows, tile_rows = simd_of<T>().tile_rows;
     Scratch<T> scratch = {buffer};
-    const Forward<T> packed(scratch, p.Q.rows, p.K.rows, p.Q.columns, p.V.columns);
+    const Forward<T> packed(scratch, B, N, p.Q.columns, p.V.columns);
     pack_rows(p.Q, packed.Q, threads);
-    pack_samples(p.K, packed.K, threads);
-    pack_values(p.V, packed.V, threads);
-    const int64_t B = p.Q.rows, tile_rows = simd_of<T>().tile_rows;
+    std::fill_n(out, B * p.V.columns, T(0));
+    std::fill_n(l1, B, T(0));
+    std::fill_n(l2, B, T(0));
     const int64_t tiles = (B + tile_rows - 1) / tile_rows;
     // As few groups as hold the tiles, but the same number for every thread. A row's sums do not depend on its group.
     const int64_t fewest = (tiles + kGroupTiles - 1) / kGroupTiles;
     const int64_t wanted = round_up(fewest, threads);
     const int64_t per_group = wanted > 0 ? (tiles + wanted - 1) / wanted * tile_rows : 1;
+    for (int64_t j = 0; j < N; j += packed.cut.chunk) {
+        const int64_t count = std::min(packed.cut.chunk, N - j);
+        pack_samples(rows_of(p.K, j, count), packed.K, threads);
+        pack_values(rows_of(p.V, j, count), packed.V, threads);
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int64_t b = 0; b < B; b += per_group) {
-        forward_group(p, packed, b, std::min(b + per_group, B), out, l1, l2);
+        for (int64_t b = 0; b < B; b += per_group) {
+            forward_group(p, packed, b, std::min(b + per_group, B), j, j + count, out, l1, l2);
+        }
     }
 }
 
@@ -244,28 +273,32 @@ struct Gradients {
 
 template <class T>
 struct Backward {
-    Packed<T> Q, G, K, V, K_values, Q_values, G_values;
-    double* dthreshold;  // one partial sum a slice of samples
+    Cut<T> cut;
+    Packed<T> Q, G, Q_values, G_values;
+    Packed<T> K, V, K_values;  // the samples of one chunk
+    double* dthreshold;        // one partial sum a slice of a chunk
 
     Backward(Scratch<T>& scratch, int64_t B, int64_t N, int64_t dq, int64_t dv)
-        : Q(take_rows(scratch, B, dq)),
+        : cut(N, dq, dv),
+          Q(take_rows(scratch, B, dq)),
           G(take_rows(scratch, B, dv)),
-          K(take_samples(scratch, N, dq)),
-          V(take_samples(scratch, N, dv)),
-          K_values(take_values(scratch, N, dq)),
           Q_values(take_values(scratch, B, dq)),
           G_values(take_values(scratch, B, dv)),
+          K(take_samples(scratch, cut.chunk, dq)),
+          V(take_samples(scratch, cut.chunk, dv)),
+          K_values(take_values(scratch, cut.chunk, dq)),
           dthreshold(reinterpret_cast<double*>(
-              scratch.take((N + kBlockColumns - 1) / kBlockColumns * (sizeof(double) / sizeof(T))))) {}
+              scratch.take(cut.chunk / cut.slice * static_cast<int64_t>(sizeof(double) / sizeof(T))))) {}
 };
 
-// Rows [b_begin, b_end) against a slice of samples from j0 on.
+// Rows [b_begin, b_end) against samples from j0 on, a slice of the chunk that begins at j_begin and ends at j_end.
 template <class T>
 void backward_block(const Problem<T>& p, const Gradients<T>& g, const Backward<T>& packed, int64_t b_begin,
-                    int64_t b_end, int64_t j0) {
+                    int64_t b_end, int64_t j_begin, int64_t j_end, int64_t j0) {
     const Simd<T>& simd = simd_of<T>();
-    const int64_t dq = p.Q.columns, dv = p.V.columns, width = std::min(kBlockColumns, p.K.rows - j0);
-    const int64_t whole = round_up(width, simd.tile_columns);
+    const int64_t dq = p.Q.columns, dv = p.V.columns, width = std::min(packed.cut.slice, j_end - j0);
+    const int64_t whole = round_up(width, simd.tile_columns), local = j0 - j_begin;
+    const Packed<const T> K = samples(packed.K, local), V = samples(packed.V, local);
     constexpr int64_t kRows = kGroupTiles * kMaxTileRows;
     alignas(64) T C[kRows * kStride];   // scores, then coefficients
     alignas(64) T dS[kRows * kStride];  // gradient of the coefficients, then of the scores
@@ -274,7 +307,7 @@ void backward_block(const Problem<T>& p, const Gradients<T>& g, const Backward<T
     for (int64_t b0 = b_begin; b0 < b_end; b0 += simd.tile_rows) {
         const int64_t count = std::min<int64_t>(simd.tile_rows, b_end - b0);
         T *c = C + (b0 - b_begin) * kStride, *ds = dS + (b0 - b_begin) * kStride;
-        scores(p, packed.Q, packed.K, b0, j0, width, c);
+        scores(p, packed.Q, K, b0, j0, width, c);
         if (!through_scores) {
             T norms[2];
             for (int64_t r = 0; r < count; ++r) {
@@ -282,14 +315,14 @@ void backward_block(const Problem<T>& p, const Gradients<T>& g, const Backward<T
             }
             continue;
         }
-        multiply(left(packed.G, b0), false, samples(packed.V, j0), simd.tile_rows, whole, dv, ds, kStride, false);
+        multiply(left(packed.G, b0), false, V, simd.tile_rows, whole, dv, ds, kStride, false);
         for (int64_t r = 0; r < count; ++r) {
             simd.soft_threshold_backward(c + r * kStride, ds + r * kStride, whole, p.threshold, p.scale, g.G1[b0 + r],
                                          g.G2[b0 + r], &dthreshold);
         }
         if (g.dQ) {
-            multiply(Packed<const T>{ds, kStride}, false, values(packed.K_values, j0), count, dq, width, g.dQ + b0 * dq,
-                     dq, true);
+            multiply(Packed<const T>{ds, kStride}, false, values(packed.K_values, local), count, dq, width,
+                     g.dQ + b0 * dq, dq, true);
         }
     }
     const int64_t count = b_end - b_begin;
@@ -301,31 +334,18 @@ void backward_block(const Problem<T>& p, const Gradients<T>& g, const Backward<T
         multiply(Packed<const T>{C, kStride}, true, values(packed.G_values, b_begin), width, dv, count, g.dV + j0 * dv,
                  dv, true);
     }
-    packed.dthreshold[j0 / kBlockColumns] += static_cast<double>(dthreshold);
+    packed.dthreshold[local / packed.cut.slice] += static_cast<double>(dthreshold);
 }
 
+// The packed chunk [j_begin, j_end) against all queries.
 template <class T>
-void backward(const Problem<T>& p, const Gradients<T>& g, T* buffer, int threads) {
-    const int64_t B = p.Q.rows, N = p.K.rows, dq = p.Q.columns, dv = p.V.columns;
-    Scratch<T> scratch = {buffer};
-    const Backward<T> packed(scratch, B, N, dq, dv);
-    pack_rows(p.Q, packed.Q, threads);
-    pack_rows(g.G, packed.G, threads);
-    pack_samples(p.K, packed.K, threads);
-    pack_samples(p.V, packed.V, threads);
-    if (g.dQ) pack_values(p.K, packed.K_values, threads);
-    if (g.dK) pack_values(p.Q, packed.Q_values, threads);
-    if (g.dV) pack_values(g.G, packed.G_values, threads);
-    if (g.dQ) std::fill_n(g.dQ, B * dq, T(0));
-    if (g.dK) std::fill_n(g.dK, N * dq, T(0));
-    if (g.dV) std::fill_n(g.dV, N * dv, T(0));
-
-    const int64_t tile_rows = simd_of<T>().tile_rows, tiles = (B + tile_rows - 1) / tile_rows;
+void backward_chunk(const Problem<T>& p, const Gradients<T>& g, const Backward<T>& packed, int64_t j_begin,
+                    int64_t j_end, int threads) {
+    const int64_t B = p.Q.rows, tile_rows = simd_of<T>().tile_rows, tiles = (B + tile_rows - 1) / tile_rows;
     const int64_t group_tiles = std::clamp<int64_t>((tiles + kGroupsWanted - 1) / kGroupsWanted, 1,
                                                     sizeof(T) == 4 ? kGroupTiles : kGroupTiles / 2);
-    const int64_t per_group = group_tiles * tile_rows;
-    const int64_t groups = (B + per_group - 1) / per_group, slices = (N + kBlockColumns - 1) / kBlockColumns;
-    std::fill_n(packed.dthreshold, slices, 0.0);
+    const int64_t per_group = group_tiles * tile_rows, groups = (B + per_group - 1) / per_group;
+    const int64_t slices = (j_end - j_begin + packed.cut.slice - 1) / packed.cut.slice;
     // In round t slice s meets group s + t: the blocks of a round share nothing.
     const int64_t rounds = std::max(groups, slices);
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -336,8 +356,31 @@ void backward(const Problem<T>& p, const Gradients<T>& g, T* buffer, int threads
             if (b >= B) continue;
             // What orders the blocks are addresses that stand for a group of rows and for a slice.
 #pragma omp task depend(inout : packed.Q.at[b * packed.Q.stride], packed.dthreshold[s]) firstprivate(b, s)
-            backward_block(p, g, packed, b, std::min(b + per_group, B), s * kBlockColumns);
+            backward_block(p, g, packed, b, std::min(b + per_group, B), j_begin, j_end, j_begin + s * packed.cut.slice);
         }
+    }
+}
+
+template <class T>
+void backward(const Problem<T>& p, const Gradients<T>& g, T* buffer, int threads) {
+    const int64_t B = p.Q.rows, N = p.K.rows, dq = p.Q.columns, dv = p.V.columns;
+    Scratch<T> scratch = {buffer};
+    const Backward<T> packed(scratch, B, N, dq, dv);
+    pack_rows(p.Q, packed.Q, threads);
+    pack_rows(g.G, packed.G, threads);
+    if (g.dK) pack_values(p.Q, packed.Q_values, threads);
+    if (g.dV) pack_values(g.G, packed.G_values, threads);
+    if (g.dQ) std::fill_n(g.dQ, B * dq, T(0));
+    if (g.dK) std::fill_n(g.dK, N * dq, T(0));
+    if (g.dV) std::fill_n(g.dV, N * dv, T(0));
+    const int64_t slices = packed.cut.chunk / packed.cut.slice;
+    std::fill_n(packed.dthreshold, slices, 0.0);
+    for (int64_t j = 0; j < N; j += packed.cut.chunk) {
+        const int64_t count = std::min(packed.cut.chunk, N - j);
+        pack_samples(rows_of(p.K, j, count), packed.K, threads);
+        pack_samples(rows_of(p.V, j, count), packed.V, threads);
+        if (g.dQ) pack_values(rows_of(p.K, j, count), packed.K_values, threads);
+        backward_chunk(p, g, packed, j, j + count, threads);
     }
     if (g.dthreshold) {
         double total = 0;
