@@ -164,7 +164,7 @@ def argpartition(inputs: Inputs, i: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.take_along_axis(C, best, 1)), torch.from_numpy(best)
 
 
-VARIANTS = {
+RUNS = {
     "ours": ours, "blocks": blocks, "preallocated": preallocated, "faiss": faiss_flat,
     "topk": topk, "argpartition": argpartition,
 }  # fmt: skip
@@ -179,7 +179,7 @@ def names(which: str, shape: Shape, compiled: bool) -> list[str]:
 
 def build(name: str, which: str, shape: Shape, inputs: Inputs, own: bool = False) -> Run:
     """The variant of that name, bound to the inputs; none of them keeps anything."""
-    return lambda i: VARIANTS[name](inputs, i)
+    return lambda i: RUNS[name](inputs, i)
 
 
 def expected(inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -230,6 +230,7 @@ __device__ Key cut_list(Key* list, int count, int k) {
         const int place = i * kWarp + lane;
         keys[i] = place < count ? list[place] : 0;
     }
+    __syncwarp();  // everyone has its keys, and has read the count
     Key least = 0;
     for (int bit = 8 * int(sizeof(Key)) - 1; bit >= 0; --bit) {
         const Key higher = least | Key(1) << bit;
@@ -310,18 +311,16 @@ __global__ void __launch_bounds__(ScoresShape<Computed<S>>::kThreads, 2)
             if (j >= j_end || j == own[row]) continue;
             block_lists[row * splits * kLength + atomicAdd(&listed[row], 1)] = R::key(tile.value[0][e / 4][e % 4], j);
         }
-        __syncwarp();  // the lists are complete
+        __syncwarp();  // the lists are complete; the pipeline's barriers do the same for the next step
         unsigned full = __ballot_sync(kFullMask, lane < 16 && listed[row0 + lane % 16] > kLength - kColumns);
         for (; full; full &= full - 1) {
             const int row = row0 + __ffs(int(full)) - 1;
             const auto least = cut_list(block_lists + row * splits * kLength, listed[row], p.k);
-            __syncwarp();  // everyone has read its length
             if (lane == 0) {
                 bar[row] = R::bar(least);
                 listed[row] = p.k;
             }
         }
-        __syncwarp();  // bars, lengths and lists are seen by the next step
     };
 
     Tile<T, 1, 8> tile;
@@ -330,7 +329,6 @@ __global__ void __launch_bounds__(ScoresShape<Computed<S>>::kThreads, 2)
         k += kDepth;
         if (k >= p.plan.steps_of_d * kDepth) k = 0, j += kColumns;
     };
-    __syncthreads();  // own, bar and listed are set
     pipeline<kStages<T>>(
         j_begin < j_end ? (j_end - j_begin + kColumns - 1) / kColumns * p.plan.steps_of_d : 0,
         [&](int64_t, int stage) {

@@ -73,8 +73,7 @@ def test_where_picks_shapes_and_refuses_what_fits_none(tmp_path: Path) -> None:
     [
         ("self_expression", "baselines", "baselines.splice = lambda C, M, rows, Z: C[rows] @ M", "splice"),
         ("self_expression", "dsc_ext", "dsc_ext.self_expression = lambda C, M, *rest, **options: C @ M", "ours"),
-        ("topk_coefficients", "topk_coefficients", "topk_coefficients.VARIANTS['ours'] = lambda x, i: x.Q.topk(5)",
-         "ours"),
+        ("topk_coefficients", "topk_coefficients", "topk_coefficients.RUNS['ours'] = lambda x, i: x.Q.topk(5)", "ours"),
         ("training_step", "baselines", "baselines.BETAS = (0.8, 0.999)", "naive"),
         ("training_step", "baselines", "baselines.RowStep.adam = lambda self, C, *rest: self.C.mul_(0.5)", "gather"),
     ],
