@@ -160,7 +160,7 @@ def sparse_self_expression_step_(
 
     Cost: 2·B·k·d FLOP, reads B·k·d numbers of the bank; 24·B·k bytes in float32 for the coefficients and their moments
     (16 with bfloat16 moments, 8 if proximal). Deterministic; never waits for the device; capturable in a CUDA graph.
-    Not differentiable.
+    Not differentiable. Under autocast nothing is cast.
 
     Source: see the module.
     """
