@@ -11,7 +11,7 @@ import dsc_ext
 from dsc_ext import _native
 
 OPS = {
-    "self_expression": "rows given; with rows=None a library GEMM",
+    "self_expression": "rows given; with rows=None a library GEMM, but on a CPU from d = 129 up only",
     "self_expression_step_": "",
     "sparse_self_expression": "",
     "sparse_self_expression_step_": "",

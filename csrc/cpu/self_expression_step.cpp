@@ -152,7 +152,7 @@ void run_item(const Problem<T>& p, const Plan<T>& plan, int64_t first, int64_t c
         Ahead ahead(p, next, std::clamp<int64_t>(first + count - next, 0, simd.tile_rows), j0);
         for (int64_t j = 0; j < width; j += simd.tile_columns, ahead.advance(simd.tile_columns)) {
             simd.tile_fetching(A, plan.G_stride, panels + j / simd.tile_columns * panel, p.d, grad + j, plan.width,
-                               ahead.from, ahead.count);
+                               false, ahead.from, ahead.count);
         }
         for (int64_t i = 0; i < valid; ++i) {
             const int64_t row = p.row(p.positions[t + i]);

@@ -37,10 +37,9 @@ struct Simd {
     void (*tile)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
     // The same for Aᵀ B, with A (k, tile_rows), row stride lda.
     void (*tile_transposed)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate);
-    // As tile without accumulate; meanwhile kFetched bytes from each of count addresses come into the second-level
-    // cache.
-    void (*tile_fetching)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, const char* const* from,
-                          int count);
+    // As tile; meanwhile kFetched bytes from each of count addresses come into the second-level cache.
+    void (*tile_fetching)(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate,
+                          const char* const* from, int count);
     // panel (d, tile_columns) becomes the transpose of count <= tile_columns rows of d numbers, and zero beyond count.
     void (*transpose)(const T* const* rows, int count, int64_t d, T* panel);
     // The same with an A of rows <= tile_rows that nobody packed: out (rows, tile_columns), aligned to 64 bytes,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import register
+from dsc_ext.ops._register import plain, register
 from dsc_ext.ops._stepping import check_state, rule
 
 _NAME = "self_expression_step_"
@@ -181,7 +181,8 @@ def self_expression_step_(
 
     Source: see the module.
     """
-    _op(
+    run = _kernel if plain(C, M, Z) else _op
+    run(
         C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, betas[0], betas[1], eps, weight_decay, decoupled, l1, proximal,
         zero_diagonal, row_offset, grad_scale, found_inf,
     )  # fmt: skip

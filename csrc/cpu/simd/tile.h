@@ -45,8 +45,8 @@ inline void fetch(const char* from) {
 }
 
 template <class T>
-void tile_fetching(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, const char* const* from,
-                   int count) {
+void tile_fetching(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64_t ldo, bool accumulate,
+                   const char* const* from, int count) {
     Accumulators<T> sum = {};
     const int64_t both = k < count ? k : count;
     int64_t j = 0;
@@ -56,7 +56,7 @@ void tile_fetching(const T* A, int64_t lda, const T* B, int64_t k, T* out, int64
     }
     for (int64_t i = j; i < count; ++i) fetch(from[i]);
     for (; j < k; ++j) multiply(A, lda, B, j, sum);
-    write(sum, out, ldo, false);
+    write(sum, out, ldo, accumulate);
 }
 
 }  // namespace
