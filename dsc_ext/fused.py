@@ -63,8 +63,11 @@ def _step(
     layer: SelfExpressiveCUDA, settings: FusedAdam, G: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None
 ) -> None:
     """Steps the layer's C from G = ∂L/∂Ẑ, or counts a step skipped unless all of G is finite. Waits for no device."""
-    found_inf = G.isfinite().all().logical_not_().float()
-    layer.skipped_steps += found_inf.long()
+    if G.numel() == 0:
+        return
+    largest = torch.linalg.vector_norm(G, float("inf"))  # in one pass: infinite or NaN where any of G is
+    found_inf = (largest - largest).float()  # zero, or NaN
+    layer.skipped_steps += found_inf != 0
     scaler = layer.grad_scaler
     with_moments = not settings.proximal
     self_expression_step_(
