@@ -6,6 +6,8 @@
 namespace dsc::cuda {
 namespace {
 
+constexpr int kSlotThreads = 256;
+
 __global__ void clear_slots_kernel(int32_t* slot, int64_t slots) {
     for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < slots; j += int64_t(gridDim.x) * blockDim.x)
         slot[j] = -1;
@@ -22,10 +24,9 @@ __global__ void claim_slots_kernel(const int64_t* rows, int64_t B, int64_t first
 // For rows (B), which must lie in [first, end), and slot (slots) with slots >= end.
 inline Status fill_slots(Queue queue, const int64_t* rows, int64_t B, int64_t first, int64_t end, int32_t* slot,
                          int64_t slots) {
-    constexpr int kThreads = 256;
-    const dim3 clearing(blocks_for(slots, kThreads)), claiming(blocks_for(B, kThreads));
-    if (Status s = launch(clear_slots_kernel, clearing, dim3(kThreads), 0, queue, slot, slots); !s) return s;
-    return launch(claim_slots_kernel, claiming, dim3(kThreads), 0, queue, rows, B, first, end, slot);
+    const dim3 clearing(blocks_for(slots, kSlotThreads)), claiming(blocks_for(B, kSlotThreads));
+    if (Status s = launch(clear_slots_kernel, clearing, dim3(kSlotThreads), 0, queue, slot, slots); !s) return s;
+    return launch(claim_slots_kernel, claiming, dim3(kSlotThreads), 0, queue, rows, B, first, end, slot);
 }
 
 }  // namespace
