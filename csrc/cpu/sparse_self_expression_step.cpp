@@ -43,35 +43,82 @@ bool indices_within(const Support& support, int64_t N, Queue queue) {
 }
 
 template <class T>
-void run(const Support& support, const Duplicates& duplicates, const RowStepper<T>& stepper, const SplicedBank<T>& bank,
-         typename Gather<T>::Dots dots, const T* G, int64_t G_stride, T scale, Queue queue) {
+struct Problem {
+    const Support& support;
+    const Duplicates& duplicates;
+    const RowStepper<T>& stepper;
+    const SplicedBank<T>& bank;
+    typename Gather<T>::Dots dots;
+    const T* G;
+    int64_t G_stride;
+    T scale;
+
+    void unscale(T* grad, int64_t width) const {
+        if (scale == T(1)) return;
+        for (int64_t s = 0; s < width; ++s) grad[s] /= scale;
+    }
+};
+
+// One row of the batch, however long, with the gradients of its duplicates.
+template <class T>
+void step_row(const Problem<T>& p, const Simd<T>& simd, int64_t b, typename RowStepper<T>::Next& next) {
+    const Support& support = p.support;
+    const int64_t row = support.local(b);
+    if (!p.duplicates.steps(b, row)) return;
+    T grad[kPiece], other[kPiece];
+    const SparseRow all = support.row(b);
+    p.stepper.prepare(next, row, support.row_offset + row);
+    for (int64_t s0 = 0; s0 < support.k; s0 += kPiece) {
+        const int64_t width = std::min(kPiece, support.k - s0);
+        const int64_t* after = s0 + width < support.k ? nullptr : all.next;
+        const SparseRow piece = {all.indices + s0, after, width, all.own};
+        p.dots(p.bank, p.G + b * p.G_stride, piece, grad);
+        for (int64_t twin = p.duplicates.after(b); twin >= 0; twin = p.duplicates.after(twin)) {
+            p.dots(p.bank, p.G + twin * p.G_stride, piece, other);
+            for (int64_t s = 0; s < width; ++s) grad[s] += other[s];
+        }
+        p.unscale(grad, width);
+        p.stepper(simd, row, s0, width, grad, next.constants);
+    }
+    p.stepper.count(row);
+}
+
+// Rows [b0, b1) of all rows, which lie one after the other: those at the same count are stepped as one long row, since
+// rows of ten leave most of a vector idle.
+template <class T>
+void step_adjacent_rows(const Problem<T>& p, const Simd<T>& simd, int64_t b0, int64_t b1,
+                        typename RowStepper<T>::Next& next) {
+    T grad[kPiece];
+    const int64_t k = p.support.k;
+    for (int64_t b = b0; b < b1; ++b) p.dots(p.bank, p.G + b * p.G_stride, p.support.row(b), grad + (b - b0) * k);
+    p.unscale(grad, (b1 - b0) * k);
+    const int64_t* step = p.stepper.step;
+    for (int64_t first = b0, last; first < b1; first = last) {
+        for (last = first + 1; last < b1 && (!step || step[last] == step[first]);) ++last;
+        p.stepper.prepare(next, first, p.support.row_offset + first);
+        p.stepper(simd, first, 0, (last - first) * k, grad + (first - b0) * k, next.constants);
+        for (int64_t b = first; b < last; ++b) p.stepper.count(b);
+    }
+}
+
+template <class T>
+void run(const Problem<T>& p, Queue queue) {
     const Simd<T>& simd = simd_of<T>();
-#pragma omp parallel num_threads(static_cast<int>(queue)) if (queue > 1 && \
-                                                                  support.B * support.k * bank.d > kWorthThreads)
+    const int64_t B = p.support.B, k = p.support.k;
+    // The rounding of bf16 moments has a seed of its own for each row.
+    const bool adjacent = !p.support.rows && p.stepper.moments != DType::bf16 && k > 0;
+    const int64_t together = adjacent ? std::max<int64_t>(kPiece / k, 1) : 1;
+    const int64_t turns = (B + together - 1) / together, turns_each = std::max<int64_t>(kRowsATurn / together, 1);
+#pragma omp parallel num_threads(static_cast<int>(queue)) if (queue > 1 && B * k * p.bank.d > kWorthThreads)
     {
         typename RowStepper<T>::Next next;
-        T grad[kPiece], other[kPiece];
-#pragma omp for schedule(dynamic, kRowsATurn)
-        for (int64_t b = 0; b < support.B; ++b) {
-            const int64_t row = support.local(b);
-            if (!duplicates.steps(b, row)) continue;
-            const SparseRow all = support.row(b);
-            stepper.prepare(next, row, support.row_offset + row);
-            for (int64_t s0 = 0; s0 < support.k; s0 += kPiece) {
-                const int64_t width = std::min(kPiece, support.k - s0);
-                const int64_t* after = s0 + width < support.k ? nullptr : all.next;
-                const SparseRow piece = {all.indices + s0, after, width, all.own};
-                dots(bank, G + b * G_stride, piece, grad);
-                for (int64_t twin = duplicates.after(b); twin >= 0; twin = duplicates.after(twin)) {
-                    dots(bank, G + twin * G_stride, piece, other);
-                    for (int64_t s = 0; s < width; ++s) grad[s] += other[s];
-                }
-                if (scale != T(1)) {
-                    for (int64_t s = 0; s < width; ++s) grad[s] /= scale;
-                }
-                stepper(simd, row, s0, width, grad, next.constants);
+#pragma omp for schedule(dynamic, turns_each)
+        for (int64_t turn = 0; turn < turns; ++turn) {
+            if (together > 1) {
+                step_adjacent_rows(p, simd, turn * together, std::min((turn + 1) * together, B), next);
+            } else {
+                step_row(p, simd, turn, next);
             }
-            stepper.count(row);
         }
     }
 }
@@ -104,8 +151,10 @@ Status sparse_self_expression_step_(DType dtype, DType bank, Queue queue, void* 
                                        exp_avg_sq,
                                        step,
                                        {rule, lr, beta1, beta2, eps, weight_decay, l1}};
-        run(support, duplicates, stepper, SplicedBank<T>{M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice},
-            dots_for<T>(bank), static_cast<const T*>(G), G_stride, grad_scale ? T(*grad_scale) : T(1), queue);
+        const SplicedBank<T> from = {M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice};
+        run(Problem<T>{support, duplicates, stepper, from, dots_for<T>(bank), static_cast<const T*>(G), G_stride,
+                       grad_scale ? T(*grad_scale) : T(1)},
+            queue);
         return Status{};
     });
 }
