@@ -200,10 +200,12 @@ def test_fake_tensors_agree_on_shape_and_stride(case: Case) -> None:
 
 
 AUTOCAST = re.compile(r"Under autocast\s+(everything\s+is\s+computed\s+in\s+float32|nothing\s+is\s+cast)")
-SPOKEN_FOR_BY = {"info_nce_expected": "info_nce", "symmetrize_dense": "symmetrize_affinity"}  # the public function
+SPOKEN_FOR_BY = {"symmetrize_dense": "symmetrize_affinity"}  # the public function, where it has another name
 
 
-@pytest.mark.parametrize("op", sorted({case.op for case in CASES}))
+@pytest.mark.parametrize(
+    "op", sorted({case.op for case in CASES if hasattr(dsc_ext, SPOKEN_FOR_BY.get(case.op, case.op))})
+)
 def test_under_autocast_an_op_does_what_its_docstring_says(op: str) -> None:
     """With 16-bit inputs: as if they had come in float32, or as without autocast, its errors included."""
     said = AUTOCAST.search(getattr(dsc_ext, SPOKEN_FOR_BY.get(op, op)).__doc__)
