@@ -89,7 +89,7 @@ __device__ void enter_row(Bank* old, const Live* live, int64_t d, bool normalize
 }
 
 template <class Bank, class Live>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     bank_scatter_kernel(Bank* bank, int64_t bank_stride, int64_t N, int64_t d, const int64_t* rows, const Live* Z,
                         int64_t Z_stride, int64_t B, bool normalize, double momentum, Table table) {
     const int64_t b = blockIdx.x, row = rows[b];
@@ -103,7 +103,7 @@ __device__ int64_t slot_of(const int64_t* cursor, int64_t N) { return (*cursor %
 
 // A warp a row.
 template <class Bank, class Live>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     bank_push_kernel(Bank* bank, int64_t bank_stride, int64_t N, int64_t d, int64_t* cursor, const Live* Z,
                      int64_t Z_stride, int64_t B, int64_t first, bool normalize) {
     constexpr int kWarps = kThreads / kWarp;
