@@ -1,6 +1,6 @@
 // The step of the batch's rows of C: a tile of dC = G M'ᵀ stays in the first-level cache from its product to its use.
 //
-// Work is cut into items of up to 64 tiles of rows by a run of 512 columns. An item packs its part of the bank once
+// Work is cut into items of up to 128 tiles of rows by a run of 512 columns. An item packs its part of the bank once
 // (256 KB, in the second-level cache), then for each tile of 12 rows multiplies all of the run, and steps the run of
 // each row. Every element of C comes from one product over all features, so results depend on no partition.
 //
@@ -31,7 +31,7 @@ namespace {
 
 constexpr int64_t kRunColumns = 512;        // of C that are stepped together: 2 KB of each array
 constexpr int64_t kPanelBytes = 256 << 10;  // of the bank, packed: what the second-level cache holds beside the rest
-constexpr int64_t kMostTiles = 64, kFewestTiles = 4;  // of rows that share the panels packed for a run
+constexpr int64_t kMostTiles = 128, kFewestTiles = 4;  // of rows that share the panels packed for a run
 
 int64_t thread_number() {
 #ifdef _OPENMP
