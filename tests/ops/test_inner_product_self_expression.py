@@ -81,6 +81,21 @@ def test_gradients_through_every_result(
         close(mine, theirs, 2e-5 if dtype == torch.float32 else 1e-12)
 
 
+def test_samples_in_several_chunks_on_the_cpu() -> None:
+    """4 MB of samples are packed at a time, slices are narrower where samples are wide."""
+    *matrices, rows = problem(30, 1100, 1100, 900, dtype=torch.float32)
+    inputs = [*matrices, torch.tensor(20.0)]
+    weights = [torch.randn(size) for size in ((30, 900), (30,), (30,))]
+    found = gradients(lambda *x: inner_product_self_expression(*x, 1e-3, rows), inputs, weights)
+    wanted = gradients(
+        lambda *x: reference.inner_product_self_expression(*x, 1e-3, rows),
+        [x.double() for x in inputs],
+        [x.double() for x in weights],
+    )
+    for mine, theirs in zip(found, wanted, strict=True):
+        close(mine, theirs, 2e-5)
+
+
 @pytest.mark.parametrize("threshold", [2.0, 0.0, -1.0])
 def test_scores_on_the_threshold_and_at_zero_have_no_gradient(threshold: float, backend: torch.device) -> None:
     """As autograd has it for sign(s) relu(|s| − threshold); and ties are as many as they get."""
