@@ -309,7 +309,9 @@ __global__ void __launch_bounds__(ScoresShape<Computed<S>>::kThreads, 2)
             const int64_t j = j0 + e / 4 * 8 + lane % 4 * 2 + e % 2;
             const int row = row0 + g + e % 4 / 2 * 8;
             if (j >= j_end || j == own[row]) continue;
-            block_lists[row * splits * kLength + atomicAdd(&listed[row], 1)] = R::key(tile.value[0][e / 4][e % 4], j);
+            const int place = atomicAdd(&listed[row], 1);
+            DSC_DEVICE_ASSERT(place < kLength, "topk_coefficients: a list was not cut in time");
+            block_lists[row * splits * kLength + place] = R::key(tile.value[0][e / 4][e % 4], j);
         }
         __syncwarp();  // the lists are complete; the pipeline's barriers do the same for the next step
         unsigned full = __ballot_sync(kFullMask, lane < 16 && listed[row0 + lane % 16] > kLength - kColumns);
