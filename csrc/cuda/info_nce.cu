@@ -23,7 +23,7 @@ namespace {
 constexpr int kStep = 32;  // samples; also the bits of a word of the mask
 using Shape = TileShape<4, 1, 1, kStep / 8>;
 constexpr int kMergeThreads = 128;
-constexpr int64_t kMostSplits = 264;  // two blocks on each of an H100's 132 multiprocessors
+constexpr int64_t kMostSplits = 264;  // room in the merge; two blocks on each of 132 multiprocessors
 
 template <class T>
 struct Problem {
@@ -53,7 +53,8 @@ struct Plan {
         chunks = d > width ? (d + width - 1) / width : 1;
         steps = words = (N + kStep - 1) / kStep;
         // Two blocks fit on a multiprocessor. A split of 16 steps reads four times what its sums move.
-        const int64_t wanted = splits_to_fill(2 * ((B + Shape::kRows - 1) / Shape::kRows) * chunks, steps, 16);
+        const int64_t filling = splits_to_fill(2 * ((B + Shape::kRows - 1) / Shape::kRows) * chunks, steps, 16);
+        const int64_t wanted = filling < kMostSplits ? filling : kMostSplits;
         per_split = steps > 0 ? (steps + wanted - 1) / wanted : 1;
         splits = steps > 0 ? (steps + per_split - 1) / per_split : 1;
         int64_t end = 0;
