@@ -46,7 +46,7 @@ DSC_LAUNCHER(int64_t sparse_self_expression_transposed_scratch(DType dtype, Queu
 
 //   keys   (B · k) as above; if the order is wanted, sorted
 //   order  (B · k) where each sorted key came from, ties in their old order; or null
-//   out    (targets, d) contiguous, zeroed
+//   out    (targets, d) contiguous; zeroed if the order is wanted, else targets without entries become zero
 // Entries of a target are added in the order of (b, s), in pieces whose bounds depend on the keys alone.
 DSC_LAUNCHER(Status sparse_self_expression_transposed(DType dtype, Queue queue, const int32_t* keys,
                                                       const int64_t* order, int64_t targets, const void* values,

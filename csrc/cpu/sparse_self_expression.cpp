@@ -190,9 +190,8 @@ void sum_targets(const Workspace<T>& w, int64_t targets, const SplicedBank<T>& G
                 unpacked.take(w.filed + w.offset[t], w.offset[last] - w.offset[t], w.offset[targets] - w.offset[t]);
                 for (int64_t i = t; i < last; ++i) {
                     const int64_t begin = w.offset[i], count = w.offset[i + 1] - begin;
-                    if (count)
-                        combine(G, unpacked.values + (begin - w.offset[t]), unpacked.run(begin - w.offset[t], count),
-                                out + i * G.d);
+                    combine(G, unpacked.values + (begin - w.offset[t]), unpacked.run(begin - w.offset[t], count),
+                            out + i * G.d);
                 }
                 t = last < end && w.offset[last + 1] - w.offset[last] > kPiece ? last + 1 : last;
             }

@@ -140,9 +140,8 @@ def _transposed_kernel(
         )
     (n, k), (B, d) = values.shape, G.shape
     targets = (N if bank else 0) + (B if live else 0)
-    out = G.new_zeros(targets, d)
-    if out.numel() == 0 or B * k == 0:
-        return out
+    if targets * d == 0 or B * k == 0:
+        return G.new_zeros(targets, d)
     if targets > _MOST_TARGETS:
         _checks.fail(_NAME, f"the bank and the batch must have fewer than 2^31 rows for a gradient, got {targets}")
     G, values, indices = _native.row_major(G), _native.row_major(values), _native.row_major(indices)
@@ -150,13 +149,15 @@ def _transposed_kernel(
     slot = rows.new_empty(N, dtype=torch.int32) if spliced and rows is not None else None
     queue, dtype = _native.queue(G), _native.DTYPES[G.dtype]
     keys = indices.new_empty(B * k, dtype=torch.int32)
+    wants_order = native.sparse_self_expression_wants_order()
+    out = G.new_zeros(targets, d) if wants_order else G.new_empty(targets, d)
     order = None
     with _native.device_of(G):
         native.sparse_self_expression_keys(
             queue, indices.data_ptr(), indices.stride(0), n, row_offset, k, N, _native.pointer(rows), B,
             _native.pointer(slot), zero_diagonal, bank, live, targets, keys.data_ptr(),
         )  # fmt: skip
-        if native.sparse_self_expression_wants_order():
+        if wants_order:
             keys, order = torch.sort(keys, stable=True)
         scratch = G.new_empty(
             native.sparse_self_expression_transposed_scratch(dtype, queue, B * k, targets, d), dtype=torch.uint8
@@ -180,12 +181,14 @@ _grad_op = register(
     " int row_offset) -> Tensor",
     kernel=_grad_kernel,
     fake=_grad_fake,
+    autocast=True,
 )
 _transposed_op = register(
     "sparse_self_expression_transposed(Tensor G, Tensor values, Tensor indices, Tensor? rows, SymInt N, bool spliced,"
     " bool bank, bool live, bool zero_diagonal, int row_offset) -> Tensor",
     kernel=_transposed_kernel,
     fake=_transposed_fake,
+    autocast=True,
 )
 
 
