@@ -77,13 +77,14 @@ def main() -> int:
             print("cuda devices " + native.cuda_device_report().replace("\n", "\n             "))
         else:
             print("cuda kernels not built")
-    print("\nop                       CPU tensors   CUDA tensors")
+    width = max(map(len, OPS))
+    print(f"\n{'op':<{width}} CPU tensors   CUDA tensors")
     for name, note in OPS.items():
         where = [
             "kernel" if native is not None and hasattr(getattr(native, backend, None), launcher(name)) else "reference"
             for backend in ("cpu", "cuda")
         ]
-        print(f"{name:<24} {where[0]:<13} {where[1]:<13} {note}".rstrip())
+        print(f"{name:<{width}} {where[0]:<13} {where[1]:<13} {note}".rstrip())
     advised = advice(native)
     for sentence in advised:
         print(f"\n* {sentence}")
@@ -91,8 +92,8 @@ def main() -> int:
 
 
 def launcher(op: str) -> str:
-    """The native function behind an op; symmetrize_affinity is made of three."""
-    return "symmetrize_merge" if op == "symmetrize_affinity" else op
+    """The native function behind an op; symmetrize_affinity is made of several."""
+    return "symmetrize_fill" if op == "symmetrize_affinity" else op
 
 
 if __name__ == "__main__":
