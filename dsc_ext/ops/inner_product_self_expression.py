@@ -228,20 +228,24 @@ _op = register(
 # -------------------------------------------------------------------------------------------- without a threshold
 
 
-def _linear(Q: Tensor, K: Tensor, V: Tensor, scale: float, own: Tensor | None) -> tuple[Tensor, Tensor]:
+def _linear(
+    Q: Tensor, K: Tensor, V: Tensor, scale: float, rows: Tensor | None, zero_diagonal: bool
+) -> tuple[Tensor, Tensor]:
     """Ẑ and ‖c‖₂² for φ(s) = s by library calls, in the cheaper of the two orders of the products."""
     (B, dq), (N, dv) = Q.shape, V.shape
     if B * N * (dq + dv) <= (B + N) * dq * (dq + dv):
         C = Q @ K.T
+        own = _own_column(Q, rows, zero_diagonal)
         if own is not None:
             C = C.scatter(1, own[:, None], 0.0)
         return scale * (C @ V), scale**2 * C.square().sum(dim=1)
-    Zhat, l2 = Q @ (K.T @ V), ((Q @ (K.T @ K)) * Q).sum(dim=1)
-    if own is not None:
-        diagonal = (Q * K.index_select(0, own)).sum(dim=1)
-        Zhat = Zhat - diagonal[:, None] * V.index_select(0, own)
+    Zhat, l2 = Q @ (scale * (K.T @ V)), ((Q @ (scale**2 * (K.T @ K))) * Q).sum(dim=1)
+    if zero_diagonal:
+        own_K, own_V = (K, V) if rows is None else (K.index_select(0, rows), V.index_select(0, rows))
+        diagonal = scale * (Q * own_K).sum(dim=1)
+        Zhat = torch.addcmul(Zhat, diagonal[:, None], own_V, value=-1)
         l2 = (l2 - diagonal.square()).clamp_min(0.0)  # below 0 by rounding alone
-    return scale * Zhat, scale**2 * l2
+    return Zhat, l2
 
 
 def inner_product_self_expression(
@@ -310,5 +314,5 @@ def inner_product_self_expression(
     given = Q.dtype
     with torch.autocast(Q.device.type, enabled=False):
         Q, K, V = (x.to(_compute(x)) for x in (Q, K, V))
-        Zhat, l2 = _linear(Q, K, V, scale, _own_column(Q, rows, zero_diagonal))
+        Zhat, l2 = _linear(Q, K, V, scale, rows, zero_diagonal)
         return InnerProductSelfExpression(Zhat.to(given), None, l2)
