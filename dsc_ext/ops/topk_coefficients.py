@@ -164,13 +164,13 @@ class _TopK(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, G: Tensor, _indices: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         indices, rows, *products = ctx.saved_tensors
-        missing = indices < 0
-        columns, G = indices.masked_fill(missing, 0), G.masked_fill(missing, 0.0)
+        G = G.masked_fill(indices < 0, 0.0)
+        width = products[1].shape[0] if products else ctx.shape[1]
+        columns = indices.clamp(0, max(width - 1, 0))
         if products:
             Q, K = products
             dQ, dK = _product_gradients(Q, K, columns, G, ctx.needs_input_grad)
             return dQ, dK, None, None, None, None, None, None
-        width = ctx.shape[1]
         if columns.shape[1] > width:  # padding beyond a row that was taken whole
             columns, G = columns[:, :width], G[:, :width]
         dC = G.new_zeros(G.shape[0], width).scatter_add(1, columns, G)
@@ -187,6 +187,8 @@ def _product_gradients(
     Q: Tensor, K: Tensor, columns: Tensor, G: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
     """∂L/∂q_b = Σ_i g_bi k_(column bi), and ∂L/∂k_j the sum of g_bi q_b over the entries with column j, b ascending."""
+    if columns.numel() == 0 or K.shape[0] == 0:
+        return torch.zeros_like(Q) if wanted[0] else None, torch.zeros_like(K) if wanted[1] else None
     wide_Q, wide_K = Q.to(G.dtype), K.to(G.dtype)
     dQ = dK = None
     if torch.is_grad_enabled():
@@ -195,8 +197,6 @@ def _product_gradients(
         found = iter(torch.autograd.grad(selected, inputs, G, create_graph=True))
         dQ, dK = (next(found) if wanted[i] else None for i in (0, 1))
         return dQ, dK
-    if columns.numel() == 0:
-        return torch.zeros_like(Q) if wanted[0] else None, torch.zeros_like(K) if wanted[1] else None
     if wanted[0]:
         dQ = embedding_bag(columns, wide_K, mode="sum", per_sample_weights=G).to(Q.dtype)
     if wanted[1]:

@@ -137,6 +137,12 @@ def test_indices_take_no_gradient_and_16_bit_gradients_come_back_in_16_bits() ->
         torch.testing.assert_close(mine.float(), wanted, rtol=8e-3, atol=8e-3)
 
 
+def test_without_keys_there_is_no_gradient() -> None:
+    Q, K = torch.randn(3, 4, requires_grad=True), torch.zeros(0, 4, requires_grad=True)
+    dsc_ext.topk_coefficients((Q, K), 2, zero_diagonal=False)[0].sum().backward()
+    assert Q.grad.eq(0).all() and K.grad.shape == (0, 4)
+
+
 def test_under_autocast_it_is_float32() -> None:
     Q, K = torch.randn(4, 8), torch.randn(7, 8)
     with torch.autocast("cpu", torch.bfloat16):
