@@ -16,18 +16,18 @@ inline bool strictly_increasing(const int64_t* rows, int64_t B) {
 }
 
 // The positions in a batch that hold one row, linked: later(b) and earlier(b) are the next and the previous position
-// with the row of b, -1 where there is none. Found in O(B) by a hash table of positions in the caller's scratch.
+// with the row of b, -1 where there is none. Found in O(B) by a hash table of positions, in the caller's scratch or,
+// for a small batch, to which even that would be a delay, in the object itself.
 class Occurrences {
   public:
-    // Length of the scratch, in int64: the table, at most a quarter full, so that few rows meet another on their way,
-    // and two links a position.
-    static int64_t words(int64_t B) { return (int64_t(1) << bits_for(B)) + 2 * B; }
+    // Length of the scratch, in int64.
+    static int64_t words(int64_t B) { return needed(B) <= kOwn ? 0 : needed(B); }
 
     Occurrences(const int64_t* rows, int64_t B, int64_t* scratch) : distinct_(strictly_increasing(rows, B)) {
         if (distinct_) return;
         const int bits = bits_for(B);
         const uint64_t last = (uint64_t(1) << bits) - 1;
-        int64_t* table = scratch;
+        int64_t* table = needed(B) <= kOwn ? own_ : scratch;
         later_ = table + last + 1;
         earlier_ = later_ + B;
         std::fill_n(table, last + 1, -1);
@@ -45,6 +45,11 @@ class Occurrences {
     int64_t earlier(int64_t b) const { return distinct_ ? -1 : earlier_[b]; }
 
   private:
+    static constexpr int64_t kOwn = 1536;  // enough for 256 rows
+
+    // The table, at most a quarter full, so that few rows meet another on their way, and two links a position.
+    static int64_t needed(int64_t B) { return (int64_t(1) << bits_for(B)) + 2 * B; }
+
     static int bits_for(int64_t B) {
         int bits = 3;
         while ((int64_t(1) << bits) < 4 * B) ++bits;
@@ -54,6 +59,7 @@ class Occurrences {
     bool distinct_;
     int64_t* later_ = nullptr;
     int64_t* earlier_ = nullptr;
+    int64_t own_[kOwn];
 };
 
 }  // namespace dsc::cpu

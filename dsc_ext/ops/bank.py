@@ -24,7 +24,7 @@ def _check(op: str, bank: Tensor, Z: Tensor) -> None:
 
 
 def _check_in_place(op: str, bank: Tensor) -> None:
-    if bank.numel() and (bank.stride(1) != 1 or bank.stride(0) < bank.shape[1]):
+    if not bank.is_contiguous() and bank.numel() and (bank.stride(1) != 1 or bank.stride(0) < bank.shape[1]):
         _checks.fail(op, f"bank is written in place, so its rows must be contiguous, got strides {bank.stride()}")
 
 
@@ -57,12 +57,13 @@ def _scatter_kernel(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, mome
         return None
     rows, Z = rows.contiguous(), _native.row_major(Z)
     (N, d), B = bank.shape, rows.shape[0]
-    scratch = rows.new_empty(native.rows_scratch(B))
+    words = native.rows_scratch(B)
+    scratch = rows.new_empty(words) if words else None
     with _native.device_of(bank):
         native.bank_scatter_(
             _native.DTYPES[bank.dtype], _native.DTYPES[Z.dtype], _native.queue(bank),
             bank.data_ptr(), bank.stride(0), N, d,
-            rows.data_ptr(), Z.data_ptr(), Z.stride(0), B, normalize, momentum, scratch.data_ptr(),
+            rows.data_ptr(), Z.data_ptr(), Z.stride(0), B, normalize, momentum, _native.pointer(scratch),
         )  # fmt: skip
     increment_version(bank)
     return None
@@ -130,7 +131,7 @@ def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, *, normalize: bool = Fa
     table above. Deterministic; capturable in a CUDA graph. Under autocast nothing is cast.
     """
     run = _scatter_kernel if plain(bank, rows, Z) else _scatter
-    run(bank, rows, Z.detach(), normalize, momentum)
+    run(bank, rows, Z.detach() if Z.requires_grad else Z, normalize, momentum)
     return bank
 
 
@@ -155,5 +156,5 @@ def bank_push_(bank: Tensor, cursor: Tensor, Z: Tensor, *, normalize: bool = Fal
     cast.
     """
     run = _push_kernel if plain(bank, cursor, Z) else _push
-    run(bank, cursor, Z.detach(), normalize)
+    run(bank, cursor, Z.detach() if Z.requires_grad else Z, normalize)
     return bank
