@@ -7,6 +7,8 @@ is that of ``self_expression`` and ``self_expression_step_``.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +133,22 @@ class _SteppingSelfExpression(torch.autograd.Function):
         return None, dM, None, dZ, None
 
 
-@torch.compiler.disable  # the backward pass writes to a parameter, which a traced graph cannot hold: it breaks here
 def stepping_self_expression(layer: SelfExpressiveCUDA, M: Tensor, rows: Tensor | None, Z: Tensor | None) -> Tensor:
     """Ẑ of the layer, (B, d) or (N, d), whose backward pass steps the layer's C."""
+    run = _outside_graphs() if torch.compiler.is_compiling() else _stepping_self_expression
+    out: Tensor = run(layer, M, rows, Z)
+    return out
+
+
+@functools.cache
+def _outside_graphs() -> Callable[..., Tensor]:
+    """The backward pass writes to a parameter, which a traced graph cannot hold: it breaks here. Not a decorator, which
+    would import the compiler, two seconds, whenever the package is imported.
+    """
+    return torch.compiler.disable(_stepping_self_expression)
+
+
+def _stepping_self_expression(layer: SelfExpressiveCUDA, M: Tensor, rows: Tensor | None, Z: Tensor | None) -> Tensor:
     C = layer.Coefficient
     if torch.is_autocast_enabled(C.device.type):  # as self_expression does by itself
         M, Z = M.to(C.dtype), None if Z is None else Z.to(C.dtype)

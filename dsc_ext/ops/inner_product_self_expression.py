@@ -228,24 +228,71 @@ _op = register(
 # -------------------------------------------------------------------------------------------- without a threshold
 
 
-def _linear(
+class _Linear(torch.autograd.Function):
+    """Ẑ and ‖c‖₂² as Q (KᵀV) and Q (KᵀK) less the diagonal. The backward takes up the forward's small products; under
+    ``create_graph`` the reference is differentiated instead.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, Q: Tensor, K: Tensor, V: Tensor, scale: float, rows: Tensor | None, zero_diagonal: bool
+    ) -> tuple[Tensor, Tensor]:
+        KV, QKK = K.T @ V, Q @ (K.T @ K)
+        Zhat, l2 = Q @ (scale * KV), (QKK * Q).sum(dim=1).mul_(scale**2)
+        own = None
+        if zero_diagonal:
+            own_K, own_V = (K, V) if rows is None else (K.index_select(0, rows), V.index_select(0, rows))
+            own = (Q * own_K).sum(dim=1, keepdim=True)
+            Zhat.addcmul_(own, own_V, value=-scale)
+            l2.sub_((scale * own[:, 0]).square()).clamp_min_(0.0)  # below 0 by rounding alone
+        ctx.save_for_backward(Q, K, V, rows, KV, QKK, own)
+        ctx.options = (scale, zero_diagonal)
+        return Zhat, l2
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor, G2: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        Q, K, V, rows, KV, QKK, own = ctx.saved_tensors
+        scale, zero_diagonal = ctx.options
+        wanted = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            outputs = reference.inner_product_self_expression(Q, K, V, None, scale, _own_column(Q, rows, zero_diagonal))
+            inputs = [x for x, wants in zip((Q, K, V), wanted, strict=True) if wants]
+            through, weights = [outputs[0]], [G]
+            if outputs[2].requires_grad:  # V has no part in it
+                through, weights = [outputs[0], outputs[2]], [G, G2]
+            found = iter(torch.autograd.grad(through, inputs, weights, create_graph=True))
+            return *(next(found) if wants else None for wants in wanted), None, None, None
+        G, G2 = scale * G, (2 * scale**2) * G2[:, None]
+        dKV = Q.T @ G
+        dQ = (G @ KV.T).addcmul_(G2, QKK) if wanted[0] else None
+        dK = (V @ dKV.T).addmm_(K, Q.T @ (G2 * Q)) if wanted[1] else None
+        dV = K @ dKV if wanted[2] else None
+        if own is not None:
+            own_K, own_V = (K, V) if rows is None else (K.index_select(0, rows), V.index_select(0, rows))
+            # ∂L/∂⟨q_b, k_r⟩ of the coefficient that was taken away
+            down = (G * own_V).sum(dim=1, keepdim=True).addcmul_(G2, own).neg_()
+            if dQ is not None:
+                dQ.addcmul_(down, own_K)
+            if dK is not None:
+                dK.addcmul_(down, Q) if rows is None else dK.index_add_(0, rows, down * Q)
+            if dV is not None:
+                dV.addcmul_(own, G, value=-1) if rows is None else dV.index_add_(0, rows, own * G, alpha=-1)
+        return dQ, dK, dV, None, None, None
+
+
+def _without_threshold(
     Q: Tensor, K: Tensor, V: Tensor, scale: float, rows: Tensor | None, zero_diagonal: bool
 ) -> tuple[Tensor, Tensor]:
     """Ẑ and ‖c‖₂² for φ(s) = s by library calls, in the cheaper of the two orders of the products."""
     (B, dq), (N, dv) = Q.shape, V.shape
-    if B * N * (dq + dv) <= (B + N) * dq * (dq + dv):
-        C = Q @ K.T
-        own = _own_column(Q, rows, zero_diagonal)
-        if own is not None:
-            C = C.scatter(1, own[:, None], 0.0)
-        return scale * (C @ V), scale**2 * C.square().sum(dim=1)
-    Zhat, l2 = Q @ (scale * (K.T @ V)), ((Q @ (scale**2 * (K.T @ K))) * Q).sum(dim=1)
-    if zero_diagonal:
-        own_K, own_V = (K, V) if rows is None else (K.index_select(0, rows), V.index_select(0, rows))
-        diagonal = scale * (Q * own_K).sum(dim=1)
-        Zhat = torch.addcmul(Zhat, diagonal[:, None], own_V, value=-1)
-        l2 = (l2 - diagonal.square()).clamp_min(0.0)  # below 0 by rounding alone
-    return Zhat, l2
+    if B * N * (dq + dv) > (B + N) * dq * (dq + dv):
+        Zhat, l2 = _Linear.apply(Q, K, V, scale, rows, zero_diagonal)
+        return Zhat, l2
+    C = Q @ K.T
+    own = _own_column(Q, rows, zero_diagonal)
+    if own is not None:
+        C = C.scatter(1, own[:, None], 0.0)
+    return scale * (C @ V), scale**2 * C.square().sum(dim=1)
 
 
 def inner_product_self_expression(
@@ -314,5 +361,5 @@ def inner_product_self_expression(
     given = Q.dtype
     with torch.autocast(Q.device.type, enabled=False):
         Q, K, V = (x.to(_compute(x)) for x in (Q, K, V))
-        Zhat, l2 = _linear(Q, K, V, scale, rows, zero_diagonal)
+        Zhat, l2 = _without_threshold(Q, K, V, scale, rows, zero_diagonal)
         return InnerProductSelfExpression(Zhat.to(given), None, l2)

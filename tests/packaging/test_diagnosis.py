@@ -57,8 +57,16 @@ def test_cuda_kernels_import_without_a_driver() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert "none: " in native.cuda_device_report()
-    with pytest.raises(RuntimeError, match=r"row_adam_: .*\(CUDA error \d+; `python -m dsc_ext` diagnoses\)"):
-        native.cuda.row_adam_(0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0.1, 0.9, 0.999, 1e-8, 0.0, 0.0)
+    with pytest.raises(
+        RuntimeError, match=r"threshold_coefficients: .*\(CUDA error \d+; `python -m dsc_ext` diagnoses\)"
+    ):
+        native.cuda.threshold_coefficients(0, 0, 0, 1, 1, 1, 0.5, 0, 0)
+
+
+def test_importing_does_not_import_the_compiler() -> None:
+    """It takes longer than all else together."""
+    code = "import sys, dsc_ext; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_version_is_the_distributions() -> None:
