@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Counts each row once; a launch of its own, since every block of the row has to read the old count.
-__global__ void __launch_bounds__(kThreads) count_steps_kernel(int64_t* step, const int64_t* rows, int64_t B) {
+__global__ void __launch_bounds__(kThreads) count_steps_kernel(int64_t* step, const int64_t* rows) {
     const int64_t b = blockIdx.x;
     const int64_t row = rows ? rows[b] : b;
     if (rows && block_finds<kThreads>(rows, 0, b, row)) return;
@@ -61,7 +61,7 @@ Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg
             !s) {
             return s;
         }
-        return launch(count_steps_kernel, dim3(blocks_for(B, 1)), dim3(kThreads), 0, queue, step, rows, B);
+        return launch(count_steps_kernel, dim3(blocks_for(B, 1)), dim3(kThreads), 0, queue, step, rows);
     });
 }
 

@@ -265,7 +265,9 @@ def sanitized_environment(variant: str) -> dict[str, str]:
     environment["LD_PRELOAD"] = str(Path(path).resolve())
     environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
     environment["UBSAN_OPTIONS"] = "print_stacktrace=1"
-    environment["TSAN_OPTIONS"] = "report_thread_leaks=0:report_signal_unsafe=0:ignore_noninstrumented_modules=1"
+    environment["TSAN_OPTIONS"] = (
+        "report_thread_leaks=0:report_signal_unsafe=0:ignore_noninstrumented_modules=1:halt_on_error=1"
+    )
     return environment
 
 

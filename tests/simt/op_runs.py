@@ -1,8 +1,7 @@
 """The op tests' case table on the emulated CUDA kernels, in every order: what the sanitizers watch.
 
-A script for a child process: ``op_runs.py MODULE[=OP] ...`` loads each shared object that ``build.build_package`` made,
-runs the cases (of one op), and prints one JSON line a module: the first failure, which kernels ran and which there are.
-Before each it writes ``=== MODULE`` to stderr, so that a sanitizer's reports can be told apart.
+A script for a child process: ``op_runs.py MODULE OP`` loads a shared object that ``build.build_package`` made, runs the
+cases of one op ("" for all), and prints one JSON line: the first failure, which kernels ran and which there are.
 """
 
 from __future__ import annotations
@@ -57,15 +56,12 @@ def run(module: ModuleType, op: str) -> str | None:
     return None
 
 
-def main(*modules: str) -> None:
-    for argument in modules:
-        path, _, op = argument.partition("=")
-        print(f"=== {path}", file=sys.stderr, flush=True)
-        module = build.load_package(Path(path))
-        wrong = run(module, op)
-        control = module.control
-        found = {"executed": sorted(control.executed()), "kernels": sorted(control.kernels.values())}
-        print(json.dumps({"path": path, "wrong": wrong, **found}), flush=True)
+def main(path: str, op: str) -> None:
+    module = build.load_package(Path(path))
+    wrong = run(module, op)
+    control = module.control
+    found = {"executed": sorted(control.executed()), "kernels": sorted(control.kernels.values())}
+    print(json.dumps({"wrong": wrong, **found}), flush=True)
 
 
 if __name__ == "__main__":
