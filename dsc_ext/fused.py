@@ -67,8 +67,8 @@ def _step(
     """Steps the layer's C from G = ∂L/∂Ẑ, or counts a step skipped unless all of G is finite. Waits for no device."""
     if G.numel() == 0:
         return
-    largest = torch.linalg.vector_norm(G, float("inf"))  # in one pass: infinite or NaN where any of G is
-    found_inf = (largest - largest).float()  # zero, or NaN
+    least, largest = torch.aminmax(G)  # in one pass: NaN where any of G is
+    found_inf = ((largest - largest) + (least - least)).float()  # zero, or NaN
     layer.skipped_steps += found_inf != 0
     scaler = layer.grad_scaler
     with_moments = not settings.proximal

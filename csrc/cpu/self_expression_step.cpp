@@ -1,17 +1,22 @@
 // The step of the batch's rows of C: a tile of dC = G M'ᵀ stays in the first-level cache from its product to its use.
 //
 // Work is cut into items of up to 128 tiles of rows by a run of 512 columns. An item packs its part of the bank once
-// (256 KB, in the second-level cache), then for each tile of 12 rows multiplies all of the run, and steps the run of
-// each row. Every element of C comes from one product over all features, so results depend on no partition.
+// (256 KB, in the second-level cache), then goes through tiles of 12 rows: multiplies a block of the run, while the
+// block's C and moments are fetched, and steps the block of each row. Every element of C comes from one product over
+// all features, so results depend on no partition.
 //
-// Floor: 24·B·N bytes (float32) and 2·B·N·d FLOP, side by side. A Zen 4 core, 2048 rows, N = 8192, d = 32 / 128; the
-// arithmetic alone takes 17 / 44 ms (product at 84 / 107 GFLOP/s, Adam at 17 cycles a vector), the bytes 11 ms:
+// Floor: 24·B·N bytes (float32) and 2·B·N·d FLOP, side by side. Two Zen 4 cores, B = N = 8192, d = 32 / 64 / 128: bytes
+// 34 ms at the 48 GB/s of a copy, product 22 / 43 / 86 ms at 200 GFLOP/s, Adam's arithmetic 9 ms beside it.
+//   this file                                                                   43 / 60 / 100 ms
+//   a library's product in blocks of 1024 rows, then fused Adam on the block    66 / 86 / 133 ms
+// What counted on the way (one core, 2048 rows, d = 32 / 128):
 //   tile, then rows by RowAdam's loop                                  37 / 73 ms    memory is waited for
-//   the next tile's 36 runs fetched during the product                 31 / 65 ms    hardware does not foresee them
+//   36 runs of C and moments fetched during the product                31 / 65 ms    hardware does not foresee them
 //   one division instead of two an element                             26 / 61 ms
 //   powers of beta once for rows at the same count, not once a run     26 / 58 ms
-// Runs of 256 to 2048 columns are alike, of 64 half as slow again; a library's product in blocks of 256 rows followed
-// by RowAdam's loop takes 28 / 67 ms, and is slower at every d up to 1024.
+// Where a row is a power of two long and pages lie one behind another, the 36 runs of a tile share a quarter of the
+// cache's sets, more than its 8 ways: fetched a whole tile ahead they were gone before use (220 ms instead of 105 at
+// d = 128). Hence blocks, as short as leaves the product time to cover the fetching.
 #include "self_expression_step.h"
 
 #include <algorithm>
@@ -29,8 +34,10 @@ namespace dsc::cpu {
 
 namespace {
 
-constexpr int64_t kRunColumns = 512;        // of C that are stepped together: 2 KB of each array
-constexpr int64_t kPanelBytes = 256 << 10;  // of the bank, packed: what the second-level cache holds beside the rest
+constexpr int64_t kRunColumns = 512;         // of C that are stepped together: 2 KB of each array
+constexpr int64_t kBlockColumns = 128;       // at least, of a run: fetched, multiplied and stepped in turn
+constexpr int64_t kBlockProducts = 1 << 14;  // at least, for each row of a block: what takes as long as its fetching
+constexpr int64_t kPanelBytes = 256 << 10;   // of the bank, packed: what the second-level cache holds beside the rest
 constexpr int64_t kMostTiles = 128, kFewestTiles = 4;  // of rows that share the panels packed for a run
 
 int64_t thread_number() {
@@ -46,7 +53,8 @@ int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 // Where the scratch of a thread begins, in order: panels of the bank, a tile of G, a tile of gradient.
 template <class T>
 struct Plan {
-    int64_t B, N, d, width;  // of a run
+    int64_t B, N, d;
+    int64_t width, block;  // columns of a run, and of its blocks
     int64_t G_stride;
     int64_t panels_bytes, G_bytes, grad_bytes;
 
@@ -55,6 +63,8 @@ struct Plan {
         const int64_t panel_bytes = std::max<int64_t>(1, d * simd.tile_columns * sizeof(T));
         const int64_t panels = std::clamp<int64_t>(kPanelBytes / panel_bytes, 1, kRunColumns / simd.tile_columns);
         width = panels * simd.tile_columns;
+        block =
+            std::max(kBlockColumns, kBlockProducts / std::max<int64_t>(1, d) / simd.tile_columns * simd.tile_columns);
         G_stride = (d + 15) / 16 * 16 + 16;  // not a power of two: rows would fall on the same lines of the cache
         panels_bytes = aligned(panels * panel_bytes);
         G_bytes = aligned(simd.tile_rows * G_stride * sizeof(T));
@@ -108,7 +118,7 @@ void pack_gradients(const Problem<T>& p, int64_t first, int64_t count, int tile_
     }
 }
 
-// Where the rows of a tile and their moments lie: fetched while the tile before is computed, since hardware does not
+// Where the rows of a tile and their moments lie: fetched while their gradient is computed, since hardware does not
 // foresee 36 short runs.
 template <class T>
 struct Ahead {
@@ -148,18 +158,20 @@ void run_item(const Problem<T>& p, const Plan<T>& plan, int64_t first, int64_t c
     for (int64_t t = first; t < first + count; t += simd.tile_rows) {
         const int64_t valid = std::min<int64_t>(simd.tile_rows, first + count - t);
         pack_gradients(p, t, valid, simd.tile_rows, plan.G_stride, A);
-        const int64_t next = t + simd.tile_rows;
-        Ahead ahead(p, next, std::clamp<int64_t>(first + count - next, 0, simd.tile_rows), j0);
-        for (int64_t j = 0; j < width; j += simd.tile_columns, ahead.advance(simd.tile_columns)) {
-            simd.tile_fetching(A, plan.G_stride, panels + j / simd.tile_columns * panel, p.d, grad + j, plan.width,
-                               false, ahead.from, ahead.count);
-        }
-        for (int64_t i = 0; i < valid; ++i) {
-            const int64_t row = p.row(p.positions[t + i]);
-            T* g = grad + i * plan.width;
-            if (p.zero_diagonal && row >= j0 && row < j0 + width) g[row - j0] = T(0);
-            p.stepper.prepare(next_step, row - p.row_offset, row);
-            p.stepper(simd, row - p.row_offset, j0, width, g, next_step.constants);
+        Ahead ahead(p, t, valid, j0);
+        for (int64_t k = 0; k < width; k += plan.block) {
+            const int64_t end = std::min(k + plan.block, width);
+            for (int64_t j = k; j < end; j += simd.tile_columns, ahead.advance(simd.tile_columns)) {
+                simd.tile_fetching(A, plan.G_stride, panels + j / simd.tile_columns * panel, p.d, grad + j, plan.width,
+                                   false, ahead.from, ahead.count);
+            }
+            for (int64_t i = 0; i < valid; ++i) {
+                const int64_t row = p.row(p.positions[t + i]);
+                T* g = grad + i * plan.width;
+                if (p.zero_diagonal && row >= j0 + k && row < j0 + end) g[row - j0] = T(0);
+                p.stepper.prepare(next_step, row - p.row_offset, row);
+                p.stepper(simd, row - p.row_offset, j0 + k, end - k, g + k, next_step.constants);
+            }
         }
     }
 }
