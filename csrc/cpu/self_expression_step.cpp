@@ -1,22 +1,24 @@
 // The step of the batch's rows of C: a tile of dC = G M'ᵀ stays in the first-level cache from its product to its use.
 //
-// Work is cut into items of up to 128 tiles of rows by a run of 512 columns. An item packs its part of the bank once
-// (256 KB, in the second-level cache), then goes through tiles of 12 rows: multiplies a block of the run, while the
-// block's C and moments are fetched, and steps the block of each row. Every element of C comes from one product over
-// all features, so results depend on no partition.
+// Work is cut into items of some tiles of 12 rows by a run of columns, up to 32 KB of each array. An item packs its part
+// of the bank once, then goes through its tiles and each tile's blocks of up to 512 columns: multiplies the block while
+// its C and moments are fetched, then steps its rows. Every element of C comes from one product over all features, so
+// results depend on no partition.
 //
-// Floor: 24·B·N bytes (float32) and 2·B·N·d FLOP, side by side. Two Zen 4 cores, B = N = 8192, d = 32 / 64 / 128: bytes
-// 34 ms at the 48 GB/s of a copy, product 22 / 43 / 86 ms at 200 GFLOP/s, Adam's arithmetic 9 ms beside it.
-//   this file                                                                   43 / 60 / 100 ms
-//   a library's product in blocks of 1024 rows, then fused Adam on the block    66 / 86 / 133 ms
+// Floor: 24·B·N bytes (float32) and 2·B·N·d FLOP, side by side. Two Zen 4 cores, B = N = 8192, d = 32 / 128 / 512: bytes
+// 34 ms at the 48 GB/s of a copy, product 22 / 86 / 344 ms at 200 GFLOP/s, Adam's arithmetic 9 ms beside it.
+//   this file                                                                   41 / 101 / 342 ms
+//   a library's product in blocks of 1024 rows, then fused Adam on the block    67 / 145 / 444 ms
 // What counted on the way (one core, 2048 rows, d = 32 / 128):
 //   tile, then rows by RowAdam's loop                                  37 / 73 ms    memory is waited for
 //   36 runs of C and moments fetched during the product                31 / 65 ms    hardware does not foresee them
 //   one division instead of two an element                             26 / 61 ms
 //   powers of beta once for rows at the same count, not once a run     26 / 58 ms
-// Where a row is a power of two long and pages lie one behind another, the 36 runs of a tile share a quarter of the
-// cache's sets, more than its 8 ways: fetched a whole tile ahead they were gone before use (220 ms instead of 105 at
-// d = 128). Hence blocks, as short as leaves the product time to cover the fetching.
+// Memory likes it or not by where the pages lie: runs of 2 KB, well within a packed bank in the second-level cache, take
+// 42 / 104 / 356 ms on one day's pages and 120 / 138 / 510 ms on another's; whole rows are alike on both, although the
+// packed bank then comes from the third-level cache. And a block's lines must not be fetched long before their use:
+// where a row is a power of two long and pages are contiguous, a tile's share a quarter of the second-level cache's
+// sets (220 ms instead of 105 at d = 128 with a whole tile of 512 columns fetched ahead).
 #include "self_expression_step.h"
 
 #include <algorithm>
@@ -34,11 +36,13 @@ namespace dsc::cpu {
 
 namespace {
 
-constexpr int64_t kRunColumns = 512;         // of C that are stepped together: 2 KB of each array
-constexpr int64_t kBlockColumns = 128;       // at least, of a run: fetched, multiplied and stepped in turn
-constexpr int64_t kBlockProducts = 1 << 14;  // at least, for each row of a block: what takes as long as its fetching
-constexpr int64_t kPanelBytes = 256 << 10;   // of the bank, packed: what the second-level cache holds beside the rest
-constexpr int64_t kMostTiles = 128, kFewestTiles = 4;  // of rows that share the panels packed for a run
+constexpr int64_t kRunColumns = 8192;      // at most: 32 KB of each array
+constexpr int64_t kPanelBytes = 4 << 20;   // at most, of the bank, packed for a run
+constexpr int64_t kFewestTiles = 16;       // of rows that share the panels packed for a run
+constexpr int64_t kLeastRunColumns = 512;  // where the batch has fewer, and the columns are shared out instead
+constexpr int64_t kItemsPerThread = 4;
+constexpr int64_t kBlockColumns = 512;       // at most, of a run: fetched, multiplied and stepped in turn
+constexpr int64_t kBlockProducts = 1 << 14;  // for each row of a block: what takes as long as its fetching
 
 int64_t thread_number() {
 #ifdef _OPENMP
@@ -50,25 +54,35 @@ int64_t thread_number() {
 
 int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Where the scratch of a thread begins, in order: panels of the bank, a tile of G, a tile of gradient.
+// How the work is cut, and where the scratch of a thread begins, in order: panels of the bank, a tile of G, a block of
+// gradient.
 template <class T>
 struct Plan {
     int64_t B, N, d;
     int64_t width, block;  // columns of a run, and of its blocks
+    int64_t chunks;        // of the batch's tiles of rows
     int64_t G_stride;
     int64_t panels_bytes, G_bytes, grad_bytes;
 
-    Plan(int64_t B_, int64_t N_, int64_t d_) : B(B_), N(N_), d(d_) {
+    Plan(int64_t B_, int64_t N_, int64_t d_, int64_t threads) : B(B_), N(N_), d(d_) {
         const Simd<T>& simd = simd_of<T>();
+        const int64_t tiles = (B + simd.tile_rows - 1) / simd.tile_rows;
+        const int64_t most_chunks = std::max<int64_t>(1, tiles / kFewestTiles), items = kItemsPerThread * threads;
+        const int64_t fewest_runs = (items + most_chunks - 1) / most_chunks;
         const int64_t panel_bytes = std::max<int64_t>(1, d * simd.tile_columns * sizeof(T));
-        const int64_t panels = std::clamp<int64_t>(kPanelBytes / panel_bytes, 1, kRunColumns / simd.tile_columns);
+        const int64_t most = std::min(kRunColumns / simd.tile_columns, std::max<int64_t>(1, kPanelBytes / panel_bytes));
+        const int64_t least = std::min(kLeastRunColumns / simd.tile_columns, most);
+        const int64_t all_panels = (N + simd.tile_columns - 1) / simd.tile_columns;
+        const int64_t panels = std::clamp((all_panels + fewest_runs - 1) / fewest_runs, least, most);
         width = panels * simd.tile_columns;
-        block =
-            std::max(kBlockColumns, kBlockProducts / std::max<int64_t>(1, d) / simd.tile_columns * simd.tile_columns);
+        block = std::clamp(kBlockProducts / std::max<int64_t>(1, d), kBlockColumns / 4, kBlockColumns);
+        block = block / simd.tile_columns * simd.tile_columns;
+        const int64_t runs = (all_panels + panels - 1) / panels;
+        chunks = std::min(most_chunks, (items + runs - 1) / runs);
         G_stride = (d + 15) / 16 * 16 + 16;  // not a power of two: rows would fall on the same lines of the cache
         panels_bytes = aligned(panels * panel_bytes);
         G_bytes = aligned(simd.tile_rows * G_stride * sizeof(T));
-        grad_bytes = aligned(simd.tile_rows * width * sizeof(T));
+        grad_bytes = aligned(simd.tile_rows * block * sizeof(T));
     }
     int64_t positions_bytes() const { return aligned(B * sizeof(int64_t)); }
     int64_t thread_bytes() const { return panels_bytes + G_bytes + grad_bytes; }
@@ -118,28 +132,32 @@ void pack_gradients(const Problem<T>& p, int64_t first, int64_t count, int tile_
     }
 }
 
-// Where the rows of a tile and their moments lie: fetched while their gradient is computed, since hardware does not
-// foresee 36 short runs.
+// A block of a tile's rows of C and their moments, to be fetched while its gradient is computed, since hardware does
+// not foresee 36 short runs. Each run as a whole, in the order of the steps: memory is slower at pieces of many runs in
+// turn.
 template <class T>
-struct Ahead {
-    const char* from[3 * kMaxTileRows];
-    int count = 0, arrays;
-    int64_t moment_bytes;
-
-    Ahead(const Problem<T>& p, int64_t first, int64_t rows, int64_t j0)
-        : arrays(p.stepper.rates.rule == Rule::proximal ? 1 : 3),
-          moment_bytes(p.stepper.moments == DType::bf16 ? 2 : sizeof(T)) {
+class Ahead {
+  public:
+    Ahead(const Problem<T>& p, int64_t first, int64_t rows, int64_t j0, int64_t columns) {
+        const int64_t moment_bytes = p.stepper.moments == DType::bf16 ? 2 : sizeof(T);
         for (int64_t i = first; i < first + rows; ++i) {
             const int64_t at = (p.row(p.positions[i]) - p.row_offset) * p.N + j0;
-            from[count++] = reinterpret_cast<const char*>(p.stepper.C + at);
+            add(p.stepper.C + at, columns * sizeof(T));
             if (p.stepper.rates.rule == Rule::proximal) continue;
-            from[count++] = static_cast<const char*>(p.stepper.exp_avg) + at * moment_bytes;
-            from[count++] = static_cast<const char*>(p.stepper.exp_avg_sq) + at * moment_bytes;
+            add(static_cast<const char*>(p.stepper.exp_avg) + at * moment_bytes, columns * moment_bytes);
+            add(static_cast<const char*>(p.stepper.exp_avg_sq) + at * moment_bytes, columns * moment_bytes);
         }
     }
-    void advance(int64_t columns) {
-        for (int i = 0; i < count; ++i) from[i] += columns * (i % arrays == 0 ? sizeof(T) : moment_bytes);
+    // Share number i of n.
+    const char* const* begin(int64_t i, int64_t n) const { return pieces_ + count_ * i / n; }
+    int size(int64_t i, int64_t n) const { return static_cast<int>(count_ * (i + 1) / n - count_ * i / n); }
+
+  private:
+    void add(const void* run, int64_t bytes) {
+        for (int64_t at = 0; at < bytes; at += kFetched) pieces_[count_++] = static_cast<const char*>(run) + at;
     }
+    const char* pieces_[3 * kMaxTileRows * kBlockColumns * sizeof(T) / kFetched];
+    int64_t count_ = 0;
 };
 
 template <class T>
@@ -158,32 +176,31 @@ void run_item(const Problem<T>& p, const Plan<T>& plan, int64_t first, int64_t c
     for (int64_t t = first; t < first + count; t += simd.tile_rows) {
         const int64_t valid = std::min<int64_t>(simd.tile_rows, first + count - t);
         pack_gradients(p, t, valid, simd.tile_rows, plan.G_stride, A);
-        Ahead ahead(p, t, valid, j0);
         for (int64_t k = 0; k < width; k += plan.block) {
             const int64_t end = std::min(k + plan.block, width);
-            for (int64_t j = k; j < end; j += simd.tile_columns, ahead.advance(simd.tile_columns)) {
-                simd.tile_fetching(A, plan.G_stride, panels + j / simd.tile_columns * panel, p.d, grad + j, plan.width,
-                                   false, ahead.from, ahead.count);
+            const Ahead<T> ahead(p, t, valid, j0 + k, end - k);
+            const int64_t products = (end - k + simd.tile_columns - 1) / simd.tile_columns;
+            for (int64_t i = 0; i < products; ++i) {
+                const int64_t j = k + i * simd.tile_columns;
+                simd.tile_fetching(A, plan.G_stride, panels + j / simd.tile_columns * panel, p.d, grad + j - k,
+                                   plan.block, false, ahead.begin(i, products), ahead.size(i, products));
             }
             for (int64_t i = 0; i < valid; ++i) {
                 const int64_t row = p.row(p.positions[t + i]);
-                T* g = grad + i * plan.width;
-                if (p.zero_diagonal && row >= j0 + k && row < j0 + end) g[row - j0] = T(0);
+                T* g = grad + i * plan.block;
+                if (p.zero_diagonal && row >= j0 + k && row < j0 + end) g[row - j0 - k] = T(0);
                 p.stepper.prepare(next_step, row - p.row_offset, row);
-                p.stepper(simd, row - p.row_offset, j0 + k, end - k, g + k, next_step.constants);
+                p.stepper(simd, row - p.row_offset, j0 + k, end - k, g, next_step.constants);
             }
         }
     }
 }
 
 template <class T>
-void run(const Problem<T>& p, int threads, char* scratch) {
-    const Plan<T> plan(p.B, p.N, p.d);
+void run(const Problem<T>& p, const Plan<T>& plan, int threads, char* scratch) {
     const int64_t tile_rows = simd_of<T>().tile_rows;
     const int64_t tiles = (p.count + tile_rows - 1) / tile_rows, runs = (p.N + plan.width - 1) / plan.width;
-    // As few chunks of rows as may be, but some items for every thread.
-    const int64_t wanted = (4 * threads + runs - 1) / runs;
-    const int64_t chunk = std::clamp((tiles + wanted - 1) / wanted, kFewestTiles, kMostTiles) * tile_rows;
+    const int64_t chunk = (tiles + plan.chunks - 1) / plan.chunks * tile_rows;
     const int64_t chunks = (p.count + chunk - 1) / chunk;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -202,7 +219,7 @@ void run(const Problem<T>& p, int threads, char* scratch) {
 int64_t self_expression_step_scratch(DType dtype, Queue queue, int64_t B, int64_t N, int64_t d) {
     int64_t bytes = 0;
     with_real_type(dtype, [&](auto zero) {
-        const Plan<decltype(zero)> plan(B, N, d);
+        const Plan<decltype(zero)> plan(B, N, d, queue);
         bytes = plan.positions_bytes() + queue * plan.thread_bytes();
         return Status{};
     });
@@ -234,9 +251,10 @@ Status self_expression_step_(DType dtype, Queue queue, bool, void* C, int64_t n,
         const RowStepper<T> stepper = {static_cast<T*>(C), N, moments, exp_avg, exp_avg_sq, step, rates};
         const Bank<T> bank = {static_cast<const T*>(M), M_stride, static_cast<const T*>(Z), Z_stride,
                               Z ? slot : nullptr};
+        const Plan<T> plan(B, N, d, queue);
         run(Problem<T>{stepper, row_offset, static_cast<const T*>(G), G_stride, rows, B, bank, N, d, zero_diagonal,
                        grad_scale ? T(*grad_scale) : T(1), positions, count, count == B},
-            static_cast<int>(queue), static_cast<char*>(scratch) + Plan<T>(B, N, d).positions_bytes());
+            plan, static_cast<int>(queue), static_cast<char*>(scratch) + plan.positions_bytes());
         return Status{};
     });
 }
