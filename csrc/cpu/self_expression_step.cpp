@@ -1,12 +1,12 @@
 // The step of the batch's rows of C: a tile of dC = G M'ᵀ stays in the first-level cache from its product to its use.
 //
-// Work is cut into items of some tiles of 12 rows by a run of columns, up to 32 KB of each array. An item packs its part
-// of the bank once, then goes through its tiles and each tile's blocks of up to 512 columns: multiplies the block while
-// its C and moments are fetched, then steps its rows. Every element of C comes from one product over all features, so
-// results depend on no partition.
+// Work is cut into items of some tiles of 12 rows by a run of columns, up to 32 KB of each array. An item packs its
+// part of the bank once, then goes through its tiles and each tile's blocks of up to 512 columns: multiplies the block
+// while its C and moments are fetched, then steps its rows. Every element of C comes from one product over all
+// features, so results depend on no partition.
 //
-// Floor: 24·B·N bytes (float32) and 2·B·N·d FLOP, side by side. Two Zen 4 cores, B = N = 8192, d = 32 / 128 / 512: bytes
-// 34 ms at the 48 GB/s of a copy, product 22 / 86 / 344 ms at 200 GFLOP/s, Adam's arithmetic 9 ms beside it.
+// Floor: 24·B·N bytes (float32) and 2·B·N·d FLOP, side by side. Two Zen 4 cores, B = N = 8192, d = 32 / 128 / 512:
+// bytes 34 ms at the 48 GB/s of a copy, product 22 / 86 / 344 ms at 200 GFLOP/s, Adam's arithmetic 9 ms beside it.
 //   this file                                                                   41 / 101 / 342 ms
 //   a library's product in blocks of 1024 rows, then fused Adam on the block    67 / 145 / 444 ms
 // What counted on the way (one core, 2048 rows, d = 32 / 128):
@@ -14,11 +14,11 @@
 //   36 runs of C and moments fetched during the product                31 / 65 ms    hardware does not foresee them
 //   one division instead of two an element                             26 / 61 ms
 //   powers of beta once for rows at the same count, not once a run     26 / 58 ms
-// Memory likes it or not by where the pages lie: runs of 2 KB, well within a packed bank in the second-level cache, take
-// 42 / 104 / 356 ms on one day's pages and 120 / 138 / 510 ms on another's; whole rows are alike on both, although the
-// packed bank then comes from the third-level cache. And a block's lines must not be fetched long before their use:
-// where a row is a power of two long and pages are contiguous, a tile's share a quarter of the second-level cache's
-// sets (220 ms instead of 105 at d = 128 with a whole tile of 512 columns fetched ahead).
+// It matters where the pages lie: runs of 2 KB, with the packed bank in the second-level cache, took 42 / 104 / 356 ms
+// with one placement and 120 / 138 / 510 ms with another; whole rows are alike on both, although the packed bank then
+// comes from the third-level cache. And lines must not be fetched long before their use: where a row is a power of two
+// long and pages are contiguous, those of a tile share a quarter of the second-level cache's sets (220 ms instead of
+// 105 at d = 128 with a whole tile of 512 columns fetched ahead).
 #include "self_expression_step.h"
 
 #include <algorithm>

@@ -176,7 +176,7 @@ def self_expression_step_(
         IndexError: (CPU) a row outside C, and then nothing was changed; on CUDA a device-side assertion.
 
     Cost: 2·B·N·d FLOP; 24·B·N bytes in float32, 16·B·N with bfloat16 moments, 8·B·N if proximal. Scratch: at
-    most 4.5 MB a thread on a CPU, and 8·B bytes. Deterministic, the same bits for any number of threads; never waits for the device;
+    most 4.5 MB a thread on a CPU. Deterministic, the same bits for any number of threads; never waits for the device;
     capturable in a CUDA graph. Not differentiable. Under autocast nothing is cast.
 
     Source: see the module.
