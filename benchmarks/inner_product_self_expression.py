@@ -29,6 +29,7 @@ TILES = ((256, 1024), (512, 1024), (512, 2048))
 MOST_FOR_NAIVE = 10_000**2  # numbers in C; several copies of it are alive at once
 MOST_FOR_THRESHOLD = 10_000**2  # pairs over which the threshold's gradient is summed in float64
 CHECKED = 256
+ROUNDING = 1e-6  # of a score near the threshold, in float32
 NOTES = ("N = 50,000: the threshold's gradient is not compared, for it takes every pair in float64.",)
 Results = tuple[Tensor, ...]
 Run = Callable[[int], Results]
@@ -253,8 +254,10 @@ def build(name: str, which: str, shape: Shape, inputs: Inputs, own: bool = False
     return lambda i: function(inputs, gradients)
 
 
-def pairs(inputs: Inputs, queries: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """C and ∂L/∂S of some queries and samples, in float64."""
+def pairs(inputs: Inputs, queries: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """C and ∂L/∂S of some queries and samples, in float64, and where rounding decides whether a score passes the
+    threshold: there ‖c‖₁'s gradient jumps, and neither side is wrong.
+    """
     Q, K, V, G, G1, G2 = (
         x.double()
         for x in (inputs.Q[queries], inputs.K[samples], inputs.V[samples],
@@ -266,7 +269,8 @@ def pairs(inputs: Inputs, queries: Tensor, samples: Tensor) -> tuple[Tensor, Ten
     dC = G @ V.T + 2 * G2[:, None] * C
     if inputs.soft:
         dC += G1[:, None] * C.sign()
-    return C, inputs.scale * dC * (shrunk != 0)
+    undecided = (S.abs() - inputs.threshold.double()).abs() < ROUNDING if inputs.soft else torch.zeros_like(S).bool()
+    return C, inputs.scale * dC * (shrunk != 0), undecided
 
 
 def checked(count: int, device: torch.device) -> Tensor:
@@ -274,19 +278,25 @@ def checked(count: int, device: torch.device) -> Tensor:
 
 
 def expected(inputs: Inputs) -> list[tuple[Tensor, Tensor]]:
-    """In float64 (positions, numbers) of each result, in order: 256 queries and 256 samples, against all others."""
+    """In float64 (positions, numbers) of each result, in order: of 256 queries and 256 samples, against all others,
+    those with no undecided pair.
+    """
     device = inputs.Q.device
     queries, samples = checked(inputs.Q.shape[0], device), checked(inputs.K.shape[0], device)
     every_query, every_sample = (torch.arange(x.shape[0], device=device) for x in (inputs.Q, inputs.K))
-    C, dS = pairs(inputs, queries, every_sample)
+    C, dS, undecided = pairs(inputs, queries, every_sample)
+    clear = ~undecided.any(1)
+    queries, C, dS = queries[clear], C[clear], dS[clear]
     norms = [(queries, C.abs().sum(1))] if inputs.soft else []
     wanted = [(queries, C @ inputs.V.double()), *norms, (queries, C.square().sum(1)), (queries, dS @ inputs.K.double())]
-    C, dS = pairs(inputs, every_query, samples)
+    C, dS, undecided = pairs(inputs, every_query, samples)
+    clear = ~undecided.any(0)
+    samples, C, dS = samples[clear], C[:, clear], dS[:, clear]
     wanted += [(samples, dS.T @ inputs.Q.double()), (samples, C.T @ inputs.G.double())]
     if inputs.soft and inputs.Q.shape[0] * inputs.K.shape[0] <= MOST_FOR_THRESHOLD:
         total = inputs.Q.new_zeros(1, dtype=torch.float64)
         for part in every_query.split(1000):
-            C, dS = pairs(inputs, part, every_sample)
+            C, dS, _ = pairs(inputs, part, every_sample)
             total -= (dS * C.sign()).sum()
         wanted.append((torch.zeros(1, dtype=torch.int64, device=device), total))
     return wanted
