@@ -1,7 +1,8 @@
 """dsc: deep subspace clustering of images and features by mini-batch, on the kernels of `dsc_ext`.
 
-    BDSC                   scikit-learn estimator; `dsc fit` on the command line
-    fit_bdsc               the function behind both
+    BDSC, SSCN             scikit-learn estimators; `dsc fit` on the command line
+    fit_method             the function behind them
+    Predictor              labels new samples; `dsc predict`
     load, Dataset          folders of images, .npy, .npz, .mat, arrays
     evaluate               ACC, NMI, ARI
     run_baselines          k-means, 5-NN graph and closed-form ridge on the same input
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, fit_bdsc
+    from dsc.estimators import BDSC, SSCN, fit_method
     from dsc.metrics import evaluate
+    from dsc.predictor import Predictor
     from dsc.presets import PRESETS, get_preset
 
 try:
@@ -31,7 +33,9 @@ except PackageNotFoundError:  # used from a source tree that was never installed
 
 _HOME = {
     "BDSC": "estimators",
-    "fit_bdsc": "estimators",
+    "SSCN": "estimators",
+    "fit_method": "estimators",
+    "Predictor": "predictor",
     "Dataset": "data",
     "load": "data",
     "PRESETS": "presets",
@@ -45,11 +49,13 @@ _HOME = {
 __all__ = [
     "BDSC",
     "PRESETS",
+    "SSCN",
     "Dataset",
+    "Predictor",
     "__version__",
     "cluster_coefficients",
     "evaluate",
-    "fit_bdsc",
+    "fit_method",
     "get_preset",
     "load",
     "run_baselines",

@@ -1,7 +1,7 @@
-"""The command line: `dsc fit`, `dsc presets`, `dsc --version`.
+"""The command line: `dsc fit`, `dsc predict`, `dsc presets`, `dsc --version`.
 
 Owns options, progress, messages and exit codes: 0 done, 2 wrong input (one line, no traceback), 130
-stopped by Ctrl-C (with the command that resumes). All work is done by `dsc.estimators.fit_bdsc`,
+stopped by Ctrl-C (with the command that resumes). All work is done by `dsc.estimators.fit_method`,
 the baselines and the report; heavy modules load when a command runs, so that --help is quick.
 """
 
@@ -25,10 +25,12 @@ import dsc
 if TYPE_CHECKING:
     from dsc.data import Dataset
     from dsc.estimators import FitResult
+    from dsc.methods import Method
     from dsc.metrics import Record
     from dsc.trainer import Progress
 
 CHECKPOINT = "checkpoint.safetensors"
+MODEL = "model.safetensors"
 
 app = typer.Typer(
     name="dsc",
@@ -40,7 +42,8 @@ app = typer.Typer(
 
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
-PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "digits"]
+MethodName = Literal["bdsc", "sscn"]
+PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
 GradientName = Literal["splice", "detach", "detach+ae"]
 BankName = Literal["index", "fifo"]
 AffinityName = Literal["post", "plain"]
@@ -211,6 +214,21 @@ def _cluster_count(data: Dataset, n_clusters: int | None) -> int:
     return len(set(data.labels.tolist()))
 
 
+def _method(name: str, gradient: GradientName, bank: BankName, zero_diagonal: bool) -> Method:
+    from dsc.methods import BDSCMethod, SSCNMethod
+
+    if name == "bdsc":
+        return BDSCMethod(gradient, bank, zero_diagonal)
+    for option, given, default in (
+        ("--gradient", gradient, "splice"),
+        ("--bank", bank, "index"),
+        ("--zero-diagonal", zero_diagonal, False),
+    ):
+        if given != default:
+            raise ValueError(f"{option}: expected with --method bdsc, which has a memory bank, got --method {name}")
+    return SSCNMethod()
+
+
 def _comparison(records: list[Record], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("method")
@@ -229,7 +247,8 @@ def _comparison(records: list[Record], title: str) -> Table:
 def _settings(data: Dataset, source: str, n_clusters: int, seed: int, result: FitResult) -> dict[str, Any]:
     import torch
 
-    training = asdict(result.train_config)
+    config = result.train_config
+    training = {**asdict(config), "method": {"name": config.method.name, **asdict(config.method)}}
     return {
         "data": {
             "source": source,
@@ -286,18 +305,23 @@ def fit(
         int | None,
         typer.Option("--n-clusters", "-k", min=1, help="Default: as many as the data have labels."),
     ] = None,
+    method: Annotated[
+        MethodName, typer.Option(help="bdsc: a coefficient for every pair; sscn: a learnt metric, labels new samples.")
+    ] = "bdsc",
     preset: Annotated[
         PresetName | None,
         typer.Option(help="Settings of a published data set, see `dsc presets`."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step. Default: all (DSC-Net).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples a step. Default: bdsc all (DSC-Net), sscn 1000.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the preset's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's, at full batch.")] = None,
     pretrain_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of autoencoder pre-training.")] = None,
-    gradient: Annotated[GradientName, typer.Option(help="What of the memory bank carries gradient.")] = "splice",
-    bank: Annotated[BankName, typer.Option(help="How latent rows enter the bank; fifo does not shuffle.")] = "index",
+    gradient: Annotated[GradientName, typer.Option(help="bdsc: what of the memory bank carries gradient.")] = "splice",
+    bank: Annotated[BankName, typer.Option(help="bdsc: how rows enter the bank; fifo does not shuffle.")] = "index",
     zero_diagonal: Annotated[
-        bool, typer.Option("--zero-diagonal", help="Keep samples out of their own combination.")
+        bool, typer.Option("--zero-diagonal", help="bdsc: keep samples out of their own combination.")
     ] = False,
     affinity: Annotated[
         AffinityName | None,
@@ -327,7 +351,7 @@ def fit(
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all.")] = None,
 ) -> None:
-    """Cluster a data set with BDSC; write labels, matrices, metrics and plots to a directory."""
+    """Cluster a data set; write labels, matrices, metrics and plots to a directory."""
     from threadpoolctl import threadpool_limits
 
     messages = Console(stderr=True)
@@ -355,7 +379,7 @@ def fit(
 
         from dsc.baselines import run_baselines
         from dsc.data import load
-        from dsc.estimators import fit_bdsc
+        from dsc.estimators import fit_method
         from dsc.metrics import make_record
         from dsc.report import is_complete, write_run
 
@@ -380,21 +404,21 @@ def fit(
             markup=False,
             highlight=False,
         )
+        settings = _method(method, gradient, bank, zero_diagonal)
         chosen = preset or ("digits" if data == "digits" else None)
         checkpoint = directory / CHECKPOINT
         show: _Bars | _Lines = _Bars(messages) if messages.is_terminal else _Lines(messages)
         with show, threadpool_limits(limits=threads):
-            result = fit_bdsc(
+            result = fit_method(
                 dataset,
                 count,
+                method=settings,
                 preset=chosen,
-                batch_size=batch_size,
-                gradient=gradient,
-                bank=bank,
+                batch_size=batch_size or (1000 if method == "sscn" else None),
+                shuffle=bank == "index",
                 epochs=epochs,
                 lr=lr,
                 pretrain_steps=pretrain_steps,
-                zero_diagonal=zero_diagonal,
                 affinity=affinity,
                 threshold=threshold,
                 subspace_dim=subspace_dim,
@@ -407,13 +431,16 @@ def fit(
                 resume=resume,
                 callback=show.epoch,
             )
-            record = make_record("BDSC", result.labels, dataset.labels, sum(result.seconds.values()))
+            record = make_record(method.upper(), result.labels, dataset.labels, sum(result.seconds.values()))
             others: list[Record] = []
             if baselines:
                 show.step("baselines on the same input")
                 others = run_baselines(dataset.X, count, seed, dataset.labels)
             show.step("writing results")
             shows_images = dataset.image_shape is not None and dataset.image_shape[0] in (1, 3)
+            if result.predictor is not None:
+                directory.mkdir(parents=True, exist_ok=True)
+                result.predictor.save(directory / MODEL)
             write_run(
                 directory,
                 labels=result.labels,
@@ -434,6 +461,50 @@ def fit(
             title += " (no true labels: nothing to compare with)"
         results.print(_comparison([record, *others], title))
         results.print(f"results in {directory}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Directory of a run whose method labels new samples (sscn).")],
+    data: Annotated[
+        str, typer.Argument(help="'digits', a folder of images, or a .npy, .npz or .mat file.", metavar="digits|PATH")
+    ],
+    out: Annotated[Path, typer.Option(help="New CSV file for the labels.")],
+    image_shape: Annotated[
+        str | None, typer.Option(help="Read rows as images: 32x32 or 3,32,32.", metavar="HxW")
+    ] = None,
+    resize: Annotated[str | None, typer.Option(help="Folders: resample images to this size.", metavar="HxW")] = None,
+    color: Annotated[ColorName, typer.Option(help="Folders: read images as grey or rgb.")] = "auto",
+) -> None:
+    """Label new samples with the model of a run; write index,label lines to a CSV file."""
+    messages = Console(stderr=True)
+    with _guarded(messages, lambda: None), _one_line_warnings(messages):
+        from dsc.data import load
+        from dsc.metrics import make_record
+        from dsc.predictor import Predictor
+        from dsc.report import write_labels
+
+        if out.exists():
+            raise ValueError(f"--out: {out} exists already; name another file")
+        if not (run / MODEL).is_file():
+            raise ValueError(f"RUN: {run} holds no {MODEL}; only methods that label new samples (sscn) write one")
+        predictor = Predictor.load(run / MODEL)
+        dataset = load(
+            data,
+            image_shape=_integers("--image-shape", image_shape, (2, 3), "HxW or C,H,W"),
+            pixel_range=predictor.pixel_range,
+            resize=_integers("--resize", resize, (2,), "HxW"),
+            color=color,
+        )
+        start = time.perf_counter()
+        labels = predictor.predict(dataset.X)
+        seconds = time.perf_counter() - start
+        write_labels(out, labels)
+        results = Console()
+        if dataset.labels is not None:
+            record = make_record(predictor.method.upper(), labels, dataset.labels, seconds)
+            results.print(_comparison([record], f"{dataset.name}, {dataset.n_samples} samples"))
+        results.print(f"{len(labels)} labels in {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,8 +1,8 @@
-"""BDSC as one function and as a scikit-learn estimator.
+"""The deep methods as one function and as scikit-learn estimators.
 
-Owns the path that the command line and the estimator share: settings, memory check, training
-(`dsc.trainer`), affinity and labels (`dsc.clustering`). Composes only; has no numerics of its own.
-Method: arXiv 2507.19917 (BDSC), which trains DSC-Net (Ji et al., NIPS 2017) by mini-batch.
+Owns the path that the command line and the estimators share: settings, memory check, training
+(`dsc.trainer`), affinity and labels (`dsc.clustering`), and what labels new samples (`dsc.predictor`).
+Composes only; has no numerics of its own.
 """
 
 from __future__ import annotations
@@ -12,20 +12,35 @@ import numbers
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dsc.clustering import AFFINITIES, ASSIGN_LABELS, cluster_coefficients
 from dsc.data import Dataset, load
+from dsc.methods import BDSCMethod, Method, SSCNMethod
 from dsc.methods.bdsc import Gradient
+from dsc.predictor import Predictor
 from dsc.presets import Preset, automatic, get_preset
-from dsc.trainer import Callback, PretrainConfig, Progress, TrainConfig, TrainResult, fit
+from dsc.trainer import (
+    CLASSIFIER,
+    Callback,
+    PretrainConfig,
+    Progress,
+    TrainConfig,
+    TrainResult,
+    fit,
+    generator_for,
+)
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
+    from typing_extensions import Self
 
 Array = npt.NDArray[Any]
 
@@ -51,8 +66,9 @@ class LabelConfig:
 class FitResult:
     """What a run found and every setting it ran with.
 
-    labels: (N,) int64. affinity: (N, N). training: C, the
-    network and the history. seconds: wall time of training and of C to labels.
+    labels: (N,) int64. affinity: (N, N). training: C, the network and the history. seconds: wall time of training and
+    of C to labels. predictor: what labels new samples, None for a transductive method; `labels` are then its own, and
+    `spectral_labels`, those of spectral clustering, what it learnt from.
     """
 
     labels: npt.NDArray[np.int64]
@@ -61,6 +77,8 @@ class FitResult:
     train_config: TrainConfig
     label_config: LabelConfig
     seconds: dict[str, float]
+    spectral_labels: npt.NDArray[np.int64]
+    predictor: Predictor | None
 
     @property
     def coefficients(self) -> Array:
@@ -69,16 +87,23 @@ class FitResult:
         return array
 
 
-def required_bytes(n_samples: int, batch_size: int | None, *, affinity: str = "post", itemsize: int = 4) -> int:
+def required_bytes(
+    n_samples: int,
+    batch_size: int | None,
+    *,
+    method: Method | None = None,
+    affinity: str = "post",
+    itemsize: int = 4,
+) -> int:
     """Bytes that the arrays of size N² take at the worst moment of a run.
 
-    Training holds C, Adam's two moments and the gradient of the batch's rows of C, in float32 ``12 N² + 4 B N`` bytes,
-    so ``16 N²`` in one batch. The way to labels holds C and about 7 ("post") or 6 ("plain") matrices of its size, in
-    float64 up to 4096 samples and in float32 above: ``32 N²`` or ``28 N²`` there.
+    Training BDSC, the default, holds C, Adam's two moments and the gradient of the batch's rows of C, in float32
+    ``12 N² + 4 B N`` bytes, so ``16 N²`` in one batch; SSCN holds none. The way to labels holds C and about 7 ("post")
+    or 6 ("plain") matrices of its size, in float64 up to 4096 samples and in float32 above: ``32 N²`` or ``28 N²``.
     """
     n = n_samples
     rows = n if batch_size is None else min(batch_size, n)
-    training = itemsize * (3 * n * n + rows * n)
+    training = itemsize * (method or BDSCMethod()).training_words(n, rows)
     word = 8 if n <= _POST_FLOAT64_LIMIT else 4
     return max(training, (itemsize + _LABEL_WORDS[affinity] * word) * n * n)
 
@@ -101,24 +126,24 @@ def _available_bytes() -> int | None:
 
 def _check_memory(n: int, config: TrainConfig, affinity: str) -> None:
     itemsize = 4 if config.dtype == "float32" else 8
-    needs = [("host", required_bytes(n, config.batch_size, affinity=affinity, itemsize=itemsize))]
+    method, rows = config.method, config.problem(n).rows_per_batch
+    needs = [("host", required_bytes(n, rows, method=method, affinity=affinity, itemsize=itemsize))]
     free = {"host": _available_bytes()}
     if torch.device(config.device).type == "cuda":
-        rows = config.rows_per_batch(n)
-        needs.append((config.device, itemsize * (3 * n * n + rows * n)))
+        needs.append((config.device, itemsize * (method.training_words(n, rows) + n * n)))
         free[config.device] = torch.cuda.mem_get_info(config.device)[0]
     for place, needed in needs:
         available = free[place]
         if available is not None and needed > available:
             raise MemoryError(
-                f"BDSC: {n} samples need about {needed / 2**30:.1f} GiB of {place} memory for the "
+                f"{method.name.upper()}: {n} samples need about {needed / 2**30:.1f} GiB of {place} memory for the "
                 f"{n} x {n} coefficient matrix, its optimiser and its decomposition; "
                 f"{available / 2**30:.1f} GiB are free. Take fewer samples, or dsc.baselines.ridge_labels, "
                 "closed-form self-expression in O(N) memory"
             )
 
 
-def _usable_device(device: str | None) -> str:
+def _usable_device(device: str | None, owner: str) -> str:
     """The device asked for, or CUDA where there is one."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -127,26 +152,25 @@ def _usable_device(device: str | None) -> str:
     except (RuntimeError, TypeError):
         kind = ""
     if kind not in ("cpu", "cuda"):
-        raise ValueError(f"BDSC: device: expected 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+        raise ValueError(f"{owner}: device: expected 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"BDSC: device: got {device!r}, but PyTorch {torch.__version__} sees no CUDA device; use 'cpu'"
+            f"{owner}: device: got {device!r}, but PyTorch {torch.__version__} sees no CUDA device; use 'cpu'"
         )
     return device
 
 
-def fit_bdsc(
+def fit_method(
     data: Dataset,
     n_clusters: int,
+    method: Method | None = None,
     *,
     preset: str | Preset | None = None,
     batch_size: int | None = None,
-    gradient: Gradient = "splice",
-    bank: Literal["index", "fifo"] = "index",
+    shuffle: bool = True,
     epochs: int | None = None,
     lr: float | None = None,
     pretrain_steps: int | None = None,
-    zero_diagonal: bool = False,
     affinity: Literal["post", "plain"] | None = None,
     threshold: float | None = None,
     subspace_dim: int | None = None,
@@ -160,14 +184,16 @@ def fit_bdsc(
     resume: bool = False,
     callback: Callback | None = None,
 ) -> FitResult:
-    """Trains BDSC on a data set and clusters it: what `dsc fit` and :class:`BDSC` run.
+    """Trains a method on a data set and clusters it: what `dsc fit` and the estimators run.
 
-    Settings are those of :class:`BDSC`; None takes the preset's. `checkpoint`, `resume`, `callback`
-    and what they raise: :func:`dsc.trainer.fit`. `data.labels` are never read.
+    method: by default `BDSCMethod()`. The other settings are those of :class:`BDSC`; None takes the preset's.
+    `checkpoint`, `resume`, `callback` and what they raise: :func:`dsc.trainer.fit`. `data.labels` are never read.
 
     Raises ValueError or TypeError naming the setting, and MemoryError where the N² arrays cannot
     fit, before any work is done.
     """
+    method = method or BDSCMethod()
+    owner = method.name.upper()
     n = data.n_samples
     for name, value, least in (
         ("n_clusters", n_clusters, 1),
@@ -178,17 +204,17 @@ def fit_bdsc(
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"BDSC: {name}: expected an integer, got {value!r}")
+            raise TypeError(f"{owner}: {name}: expected an integer, got {value!r}")
         if value < least:
-            raise ValueError(f"BDSC: {name}: expected at least {least}, got {value}")
+            raise ValueError(f"{owner}: {name}: expected at least {least}, got {value}")
     if n_clusters > n:
-        raise ValueError(f"BDSC: n_clusters: expected at most the number of samples n_samples={n}, got {n_clusters}")
+        raise ValueError(f"{owner}: n_clusters: expected at most the number of samples n_samples={n}, got {n_clusters}")
     if lr is not None and not (isinstance(lr, numbers.Real) and 0 < lr < float("inf")):
-        raise ValueError(f"BDSC: lr: expected a number > 0, got {lr!r}")
+        raise ValueError(f"{owner}: lr: expected a number > 0, got {lr!r}")
     if affinity is not None and affinity not in AFFINITIES:
-        raise ValueError(f"BDSC: affinity: expected one of {', '.join(AFFINITIES)}, got {affinity!r}")
+        raise ValueError(f"{owner}: affinity: expected one of {', '.join(AFFINITIES)}, got {affinity!r}")
     if assign_labels not in ASSIGN_LABELS:
-        raise ValueError(f"BDSC: assign_labels: expected one of {', '.join(ASSIGN_LABELS)}, got {assign_labels!r}")
+        raise ValueError(f"{owner}: assign_labels: expected one of {', '.join(ASSIGN_LABELS)}, got {assign_labels!r}")
 
     if preset is None:
         chosen = automatic(tuple(data.X.shape[1:]), n / n_clusters)
@@ -216,14 +242,12 @@ def fit_bdsc(
     train_config = TrainConfig(
         preset=chosen,
         n_clusters=int(n_clusters),
+        method=method,
         batch_size=None if batch_size is None else int(batch_size),
-        gradient=gradient,
-        bank_update=bank,
-        shuffle=bank == "index",  # FIFO keeps the columns of C in place only in a fixed order
-        zero_diagonal=zero_diagonal,
+        shuffle=shuffle,
         epochs=None if epochs is None else int(epochs),
         seed=seed,
-        device=_usable_device(device),
+        device=_usable_device(device, owner),
         pretraining=pretraining,
     )
     label_config = LabelConfig(
@@ -240,14 +264,74 @@ def fit_bdsc(
     start = time.perf_counter()
     training = fit(data, train_config, checkpoint=checkpoint, resume=resume, callback=callback)
     trained = time.perf_counter()
-    labels, W = cluster_coefficients(
+    spectral, W = cluster_coefficients(
         training.coefficients, int(n_clusters), seed=seed, **dataclasses.asdict(label_config)
     )
+    labels = spectral
+    predictor = Predictor.fitted(data, train_config, training, spectral, generator_for(seed, CLASSIFIER))
+    if predictor is not None:
+        labels = predictor.predict(data.X)
     seconds = {"training": trained - start, "labels": time.perf_counter() - trained}
-    return FitResult(labels, W, training, train_config, label_config, seconds)
+    return FitResult(labels, W, training, train_config, label_config, seconds, spectral, predictor)
 
 
-class BDSC(ClusterMixin, BaseEstimator):
+class _DeepSubspaceClustering(ClusterMixin, BaseEstimator):
+    """What the estimators share: from an array to a data set, from a result to attributes."""
+
+    def _method(self) -> Method:
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, Any]:
+        """The parameters that `fit_method` takes by their own names."""
+        own = {"image_shape", "pixel_range", "random_state", "verbose"}
+        return {name: value for name, value in self.get_params(deep=False).items() if name not in own}
+
+    def _dataset(self, X: npt.ArrayLike, reset: bool) -> Dataset:
+        rules: dict[str, Any] = {"dtype": [np.float64, np.float32], "allow_nd": True}
+        samples: Array
+        if reset:
+            samples = validate_data(self, X, ensure_min_samples=2, **rules)
+            self.n_features_in_ = int(np.prod(samples.shape[1:]))
+        else:
+            samples = check_array(X, estimator=self, **rules)
+            rows = X if samples.ndim == 2 else samples.reshape(len(samples), -1)
+            validate_data(self, rows, reset=False, skip_check_array=True)  # as many features, and of the same names
+        image_shape = self.image_shape
+        if image_shape is None and samples.ndim == 2 and self.preset is not None:
+            image_shape = (
+                self.preset if isinstance(self.preset, Preset) else get_preset(self.preset, self.n_clusters)
+            ).image_shape
+        return load(samples, image_shape=image_shape, pixel_range=self.pixel_range)
+
+    def fit(self, X: npt.ArrayLike, y: object = None) -> Self:
+        """Cluster X: (n, features) or images (n, h, w), (n, c, h, w), (n, h, w, c). y is ignored.
+
+        Raises ValueError or TypeError naming the setting or what is wrong with X, MemoryError where
+        the N² arrays cannot fit, `dsc.trainer.DivergedError` where the loss stops being finite.
+        """
+        data = self._dataset(X, reset=True)
+        if isinstance(self.random_state, numbers.Integral):
+            seed = int(self.random_state)
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        show = _print_progress(type(self).__name__, self.verbose)
+        result = fit_method(data, method=self._method(), seed=seed, callback=show, **self._settings())
+        self._keep(result)
+        return self
+
+    def _keep(self, result: FitResult) -> None:
+        self.labels_ = result.labels
+        self.affinity_matrix_ = result.affinity
+        self.coefficients_ = result.coefficients
+        self.history_ = result.training.history
+        self.n_iter_ = len(result.training.history)
+
+    def fit_predict(self, X: npt.ArrayLike, y: object = None) -> npt.NDArray[np.int64]:
+        """Cluster X and return `labels_`, (n,) int64; see :meth:`fit`."""
+        return self.fit(X).labels_
+
+
+class BDSC(_DeepSubspaceClustering):
     """Deep subspace clustering by mini-batch against a memory bank.
 
     An autoencoder turns each sample into a latent row, each latent row is written as a linear
@@ -379,41 +463,144 @@ class BDSC(ClusterMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: npt.ArrayLike, y: object = None) -> BDSC:
-        """Cluster X: (n, features) or images (n, h, w), (n, c, h, w), (n, h, w, c). y is ignored.
+    def _method(self) -> Method:
+        return BDSCMethod(self.gradient, self.bank, self.zero_diagonal)
 
-        Raises ValueError or TypeError naming the setting or what is wrong with X, MemoryError where
-        the N² arrays cannot fit, `dsc.trainer.DivergedError` where the loss stops being finite.
+    def _settings(self) -> dict[str, Any]:
+        settings = super()._settings()
+        for own in ("gradient", "bank", "zero_diagonal"):
+            del settings[own]
+        return {**settings, "shuffle": self.bank == "index"}  # FIFO keeps the columns of C in place in a fixed order
+
+
+class SSCN(TransformerMixin, _DeepSubspaceClustering):
+    """Subspace clustering by a learnt metric, in mini-batches; labels new samples.
+
+    An autoencoder and a linear map give each sample coordinates h, and two samples express each
+    other by ``h_i . h_j``, so there is no N x N parameter: the model is small and the same for any
+    N. Spectral clustering of the samples' Gram matrix gives labels, from which a classifier of K
+    rotated coordinate subspaces learns to label any sample. Use it where new samples must be
+    labelled, and from some thousand samples on, with at least about ten in a batch for each of the
+    n_clusters * subspace_dim coordinates; :class:`BDSC` has a coefficient for every pair and is
+    stronger on few samples.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+    batch_size : int, default=1000
+        Samples a step; they express one another within the batch.
+    subspace_dim : int, optional
+        Dimension of a subspace, of the model as of the post-processing; default the preset's.
+    epochs : int, optional
+        Passes over the data after pre-training; default the preset's, or as many as make 300 steps.
+    image_shape, pixel_range, preset, lr, pretrain_steps : optional
+    affinity, threshold, power, unit_diagonal, n_eigenvectors, assign_labels : optional
+    random_state, device, verbose
+        As in :class:`BDSC`. The preset with the published settings is "mnist".
+
+    Attributes
+    ----------
+    labels_ : (n,) int64 ndarray
+        The classifier's, so that ``labels_`` is ``predict`` of the fitted samples.
+    spectral_labels_ : (n,) int64 ndarray
+        Those of spectral clustering, what the classifier learnt from.
+    predictor_ : dsc.predictor.Predictor
+        What labels new samples; ``predictor_.save(path)`` and ``Predictor.load(path)`` keep it.
+    affinity_matrix_, coefficients_, n_features_in_, n_iter_, history_
+        As in :class:`BDSC`; coefficients_ is the Gram matrix of the coordinates.
+
+    Notes
+    -----
+    Time: an epoch is two passes of the networks and O(N h K d); labels of the fitted samples cost
+    O(N³) as in :class:`BDSC`, those of new ones one pass of the encoder. Memory: independent of N
+    in training and prediction, about 32 N² bytes for a moment on the way to labels. Deterministic
+    on a CPU for a given number of threads.
+
+    References
+    ----------
+    Busch, Faerman, Schubert, Seidl: Learning self-expression metrics for scalable and inductive
+    subspace clustering. NeurIPS workshop 2020.
+
+    Examples
+    --------
+    >>> from dsc import SSCN
+    >>> from sklearn.datasets import load_digits
+    >>> X = load_digits().images
+    >>> model = SSCN(n_clusters=10, epochs=2, pretrain_steps=20, random_state=0).fit(X[:300])
+    >>> model.predict(X[300:]).shape
+    (1497,)
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
+        pixel_range: tuple[float, float] | None = None,
+        preset: str | Preset | None = None,
+        batch_size: int | None = 1000,
+        epochs: int | None = None,
+        lr: float | None = None,
+        pretrain_steps: int | None = None,
+        affinity: Literal["post", "plain"] | None = None,
+        threshold: float | None = None,
+        subspace_dim: int | None = None,
+        power: float | None = None,
+        unit_diagonal: bool | None = None,
+        n_eigenvectors: int | None = None,
+        assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
+        random_state: int | np.random.RandomState | None = None,
+        device: str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.image_shape = image_shape
+        self.pixel_range = pixel_range
+        self.preset = preset
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.lr = lr
+        self.pretrain_steps = pretrain_steps
+        self.affinity = affinity
+        self.threshold = threshold
+        self.subspace_dim = subspace_dim
+        self.power = power
+        self.unit_diagonal = unit_diagonal
+        self.n_eigenvectors = n_eigenvectors
+        self.assign_labels = assign_labels
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _method(self) -> Method:
+        return SSCNMethod()
+
+    def _keep(self, result: FitResult) -> None:
+        super()._keep(result)
+        assert result.predictor is not None
+        self.predictor_ = result.predictor
+        self.spectral_labels_ = result.spectral_labels
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Labels (n,) int64 of new samples, shaped as those of :meth:`fit`. Costs one pass of the encoder.
+
+        Raises ValueError for samples of another shape, NotFittedError before :meth:`fit`.
         """
-        samples: Array = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, allow_nd=True)
-        self.n_features_in_ = int(np.prod(samples.shape[1:]))
-        image_shape = self.image_shape
-        if image_shape is None and samples.ndim == 2 and self.preset is not None:
-            image_shape = (
-                self.preset if isinstance(self.preset, Preset) else get_preset(self.preset, self.n_clusters)
-            ).image_shape
-        data = load(samples, image_shape=image_shape, pixel_range=self.pixel_range)
-        if isinstance(self.random_state, numbers.Integral):
-            seed = int(self.random_state)
-        else:
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        shared = self.get_params(deep=False)
-        for own in ("image_shape", "pixel_range", "random_state", "verbose"):
-            del shared[own]
-        result = fit_bdsc(data, seed=seed, callback=_print_progress(self.verbose), **shared)
-        self.labels_ = result.labels
-        self.affinity_matrix_ = result.affinity
-        self.coefficients_ = result.coefficients
-        self.history_ = result.training.history
-        self.n_iter_ = len(result.training.history)
-        return self
+        check_is_fitted(self)
+        return self.predictor_.predict(self._dataset(X, reset=False).X)
 
-    def fit_predict(self, X: npt.ArrayLike, y: object = None) -> npt.NDArray[np.int64]:
-        """Cluster X and return `labels_`, (n,) int64; see :meth:`fit`."""
-        return self.fit(X).labels_
+    def transform(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Latent rows (n, h) float32 of samples; raises as :meth:`predict`."""
+        check_is_fitted(self)
+        return self.predictor_.transform(self._dataset(X, reset=False).X)
 
 
-def _print_progress(verbose: int) -> Callback | None:
+def _print_progress(owner: str, verbose: int) -> Callback | None:
     if not verbose:
         return None
 
@@ -421,6 +608,6 @@ def _print_progress(verbose: int) -> Callback | None:
         every = max(1, progress.epochs // (10 * int(verbose)))
         if progress.epoch % every == 0 or progress.epoch == progress.epochs:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
-            print(f"[BDSC] {progress.phase} {progress.epoch}/{progress.epochs}  {figures}")
+            print(f"[{owner}] {progress.phase} {progress.epoch}/{progress.epochs}  {figures}")
 
     return show

@@ -14,10 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from dsc.presets import Preset
 
 STRIDE = 2
 
@@ -191,3 +195,13 @@ def dense_autoencoder(n_features: int, widths: Sequence[int], *, generator: torc
         return nn.Sequential(*(_Dense(a, b, i < last, generator) for i, (a, b) in enumerate(pairwise(chain))))
 
     return Autoencoder(stack(sizes), stack(sizes[::-1]), (n_features,), sizes[-1])
+
+
+def build_autoencoder(preset: Preset, sample_shape: tuple[int, ...], generator: torch.Generator) -> Autoencoder:
+    """The preset's network for samples of this shape (see `dsc.presets.prepare`), freshly drawn."""
+    if preset.channels:
+        channels, height, width = sample_shape
+        return convolutional_autoencoder(
+            (channels, height, width), preset.channels, preset.kernels, generator=generator
+        )
+    return dense_autoencoder(sample_shape[0], preset.widths, generator=generator)

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-PRESETS = ("orl", "coil20", "coil100", "eyaleb", "digits")
+PRESETS = ("orl", "coil20", "coil100", "eyaleb", "mnist", "digits")
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class LossWeights:
         return LossWeights(1.0, self.coefficients / a, self.self_expression / a)
 
     @classmethod
-    def scale_free(cls, sample_energy: float, latent_energy: float, n_samples: int, n_clusters: int) -> LossWeights:
+    def scale_free(cls, sample_energy: float, latent_energy: float, coefficients: float) -> LossWeights:
         """Weights that do not depend on the units of X or Z.
 
-        `sample_energy` and `latent_energy` are means of ||x||² and ||z||² over the N samples. Each
-        error is measured in units of its own energy, and ``||C||²`` is weighted by N / K: for K
-        equal clusters, the C that replaces each sample by its cluster's mean has ``||C||² = K``,
-        so its penalty is N, as much as the self-expression error of C = 0. In between lies the
-        solution, whatever N, K and the scales are.
+        `sample_energy` and `latent_energy` are means of ||x||² and ||z||² over the samples. Each
+        error is measured in units of its own energy. With `coefficients` = N / K, ``||C||²`` costs
+        as much as it gains: for K equal clusters, the C that replaces each sample by its cluster's
+        mean has ``||C||² = K``, so its penalty is N, as much as the self-expression error of
+        C = 0. In between lies the solution, whatever N, K and the scales are.
         """
-        return cls(1.0 / max(sample_energy, 1e-30), n_samples / n_clusters, 1.0 / max(latent_energy, 1e-30))
+        return cls(1.0 / max(sample_energy, 1e-30), coefficients, 1.0 / max(latent_energy, 1e-30))
 
 
 def settling_epochs(n_samples: int, n_clusters: int, lr: float) -> int:
@@ -133,6 +133,19 @@ _COIL100 = replace(
     coefficient_init=1e-4,
     epochs=120,
     unit_diagonal=False,
+)
+# A DSC-Net run on MNIST's test set and SSCN's own (github.com/buschju/sscn). Their convolutions pad 2, 1 and 1 pixels
+# on all sides where ours follow TensorFlow's SAME; sizes and parameter counts are equal.
+_MNIST = replace(
+    _COIL20,
+    name="mnist",
+    image_shape=(1, 28, 28),
+    channels=(10, 20, 30),
+    kernels=(5, 3, 3),
+    weights=LossWeights(1.0, 1.0, 0.5),
+    epochs=30,
+    threshold=0.1,
+    subspace_dim=9,
 )
 
 
@@ -221,20 +234,24 @@ def get_preset(name: str, n_clusters: int) -> Preset:
         shape = (1, 8, 8)
         epochs = settling_epochs(1797, 10, automatic(shape).lr)
         return replace(automatic(shape), name=name, image_shape=shape, pixel_range=(0.0, 1.0), epochs=epochs)
-    fixed = {preset.name: preset for preset in (_ORL, _COIL20, _COIL100)}
+    fixed = {preset.name: preset for preset in (_ORL, _COIL20, _COIL100, _MNIST)}
     if name not in fixed:
         raise ValueError(f"get_preset: name: expected one of {', '.join(PRESETS)}, got {name!r}")
     return fixed[name]
 
 
 def prepare(
-    X: npt.NDArray[np.float32], pixel_range: tuple[float, float] | None, preset: Preset
+    X: npt.NDArray[np.float32],
+    pixel_range: tuple[float, float] | None,
+    preset: Preset,
+    magnitude: float | None = None,
 ) -> npt.NDArray[np.float32]:
     """Samples on the scale the preset's weights were chosen for.
 
     X: (n, c, h, w) or (n, f); pixel_range: the scale its values live on, None if unknown. Data on
     another known scale are mapped linearly to the preset's, for a published weight of the
-    self-expression error means nothing without its units.
+    self-expression error means nothing without its units. Where the preset has no scale, values are divided by
+    `magnitude`, the largest of X unless given: that of the data a model was fitted to.
 
     Raises ValueError where the shape of a sample is not the preset's, where the preset needs a scale and
     the data's is unknown, where values leave the scale they are said to have, and for negative
@@ -248,7 +265,7 @@ def prepare(
         raise ValueError(f"preset {preset.name}: expected {kind}, got samples of shape {shape}")
     low, high = float(X.min()), float(X.max())
     if preset.pixel_range is None:
-        scale = max(abs(low), abs(high))
+        scale = max(abs(low), abs(high)) if magnitude is None else magnitude
         prepared = X / np.float32(scale) if scale > 0 else X
     else:
         if pixel_range is None:

@@ -102,6 +102,16 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def write_labels(path: str | os.PathLike[str], labels: Array) -> None:
+    """A CSV file with columns index,label: one line a sample, in the order of the data; atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as temporary, temporary.open("w", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["index", "label"])
+        lines.writerows((i, int(label)) for i, label in enumerate(labels))
+
+
 def write_run(
     directory: str | os.PathLike[str],
     *,
@@ -142,10 +152,7 @@ def write_run(
     out.mkdir(parents=True, exist_ok=True)
     (out / _METRICS).unlink(missing_ok=True)
 
-    with _replacing(out / _LABELS) as temporary, temporary.open("w", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["index", "label"])
-        lines.writerows((i, int(label)) for i, label in enumerate(labels))
+    write_labels(out / _LABELS, labels)
     with _replacing(out / _COEFFICIENTS) as temporary:
         np.savez(temporary, coefficients=coefficients)
     with _replacing(out / _AFFINITY) as temporary:

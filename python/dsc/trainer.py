@@ -29,15 +29,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsc.data import Dataset
-from dsc.methods.bdsc import BDSC, GRADIENTS, Gradient
-from dsc.networks import Autoencoder, convolutional_autoencoder, dense_autoencoder
-from dsc.presets import LossWeights, Preset, prepare, settling_epochs
+from dsc.methods import BDSCMethod, Method, Model, Problem
+from dsc.networks import Autoencoder, build_autoencoder
+from dsc.presets import LossWeights, Preset, prepare
 
 CHECKPOINT_FORMAT = 1
 # Values in a batch up to which a step runs on one thread: 128 images of 32 x 32.
 SMALL_BATCH = 2**17
 # What a random draw is for; part of its seed.
-_INIT, _PRETRAIN, _TRAIN = range(3)
+_INIT, _PRETRAIN, _TRAIN, _MODEL, CLASSIFIER = range(5)
 
 
 @dataclass(frozen=True)
@@ -67,32 +67,29 @@ class PretrainConfig:
 class TrainConfig:
     """One run. Everything in it is a plain value and is stored in checkpoints.
 
-    batch_size: None for all samples in one batch, which with `gradient` "splice" is DSC-Net.
-    epochs: None for the preset's. device: "cpu" or "cuda". dtype: "float32" or "float64".
+    method: whose model and loss, see `dsc.methods`. batch_size: None for all samples in one batch;
+    an epoch's batches differ by one sample at most. epochs: None for the preset's, or the method's.
+    device: "cpu" or "cuda". dtype: "float32" or "float64".
     """
 
     preset: Preset
     n_clusters: int
+    method: Method = field(default_factory=BDSCMethod)
     batch_size: int | None = None
-    gradient: Gradient = "splice"
-    bank_update: Literal["index", "fifo"] = "index"
     shuffle: bool = True
-    zero_diagonal: bool = False
     epochs: int | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     pretraining: PretrainConfig = field(default_factory=PretrainConfig)
 
+    def problem(self, n_samples: int) -> Problem:
+        """What the method is told of a data set of N samples."""
+        rows = n_samples if self.batch_size is None else min(self.batch_size, n_samples)
+        return Problem(self.preset, n_samples, self.n_clusters, rows, self.shuffle)
+
     def n_epochs(self, n_samples: int) -> int:
-        preset = self.preset
-        return self.epochs or preset.epochs or settling_epochs(n_samples, self.n_clusters, preset.lr)
-
-    def n_batches(self, n_samples: int) -> int:
-        return -(-n_samples // self.rows_per_batch(n_samples))
-
-    def rows_per_batch(self, n_samples: int) -> int:
-        return n_samples if self.batch_size is None else min(self.batch_size, n_samples)
+        return self.epochs or self.preset.epochs or self.method.epochs(self.problem(n_samples))
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs"):
@@ -101,19 +98,9 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig: {name}: expected at least 1 or None, got {value}")
         if self.n_clusters < 1:
             raise ValueError(f"TrainConfig: n_clusters: expected at least 1, got {self.n_clusters}")
-        for name, choices in (
-            ("gradient", GRADIENTS),
-            ("bank_update", ("index", "fifo")),
-            ("dtype", ("float32", "float64")),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"TrainConfig: {name}: expected one of {', '.join(choices)}, got {value!r}")
-        if self.bank_update == "fifo" and self.shuffle:
-            raise ValueError(
-                "TrainConfig: bank_update: 'fifo' needs shuffle=False, got shuffle=True; samples "
-                "would change places in the bank and with them the columns of C"
-            )
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"TrainConfig: dtype: expected one of float32, float64, got {self.dtype!r}")
+        self.method.check(self.shuffle)
 
 
 @dataclass(frozen=True)
@@ -122,8 +109,7 @@ class Progress:
 
     phase: "pretrain" or "train"; epochs: the most there can be (pre-training may stop before);
     metrics: as in the history. "pretrain": rmse, in units of the samples' range. "train": loss, its
-    weighted terms and drift, the mean over samples of ||z_i - m_i|| / ||z_i||, where m_i is what
-    the bank held of sample i since its last visit, one epoch ago.
+    weighted terms and the method's measures, such as BDSC's drift.
     """
 
     phase: Literal["pretrain", "train"]
@@ -140,15 +126,17 @@ History = list[dict[str, float]]
 class TrainResult:
     """The coefficient matrix and how it came about.
 
-    coefficients: (N, N) on the CPU; row i holds the coefficients of sample i. pretraining and
-    history: one dict an epoch, as `Progress.metrics` with "epoch". weights: those of the loss.
+    coefficients: (N, N) on the CPU; row i holds the coefficients of sample i. latent: (N, h) on the
+    CPU, what the encoder makes of the samples in the end. pretraining and history: one dict an
+    epoch, as `Progress.metrics` with "epoch". weights: those of the loss.
     """
 
     coefficients: Tensor
+    latent: Tensor
     history: History
     pretraining: History
     weights: LossWeights
-    model: BDSC
+    model: Model
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -157,16 +145,6 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 class DivergedError(RuntimeError):
     """The loss is no longer finite."""
-
-
-def build_autoencoder(preset: Preset, sample_shape: tuple[int, ...], generator: torch.Generator) -> Autoencoder:
-    """The preset's network for samples of this shape (see `prepare`), freshly drawn."""
-    if preset.channels:
-        channels, height, width = sample_shape
-        return convolutional_autoencoder(
-            (channels, height, width), preset.channels, preset.kernels, generator=generator
-        )
-    return dense_autoencoder(sample_shape[0], preset.widths, generator=generator)
 
 
 def pretrain(
@@ -194,7 +172,7 @@ def fit(
     resume: bool = False,
     callback: Callback | None = None,
 ) -> TrainResult:
-    """Trains BDSC and returns its coefficient matrix, that of the last epoch: nothing is selected.
+    """Trains a method and returns its coefficient matrix, that of the last epoch: nothing is selected.
 
     autoencoder
         A pre-trained one, trained further in place; by default it is pre-trained first.
@@ -214,16 +192,17 @@ def fit(
     return _Run(data, config, autoencoder, checkpoint, callback).trained(resume)
 
 
-def _generator(seed: int, *purpose: int) -> torch.Generator:
+def generator_for(seed: int, *purpose: int) -> torch.Generator:
+    """Random numbers for one purpose of a run, and for an epoch of it."""
     # SeedSequence mixes its words: neighbouring seeds and epochs give unrelated streams.
     word = np.random.SeedSequence([seed, *purpose]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word) & (2**63 - 1))
 
 
-def _batches(n: int, size: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-    """All n row indices, `size` at a time and the rest: no sample is ever left out."""
+def _batches(n: int, count: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    """All n row indices in `count` batches whose sizes differ by one at most: no sample is left out, no batch tiny."""
     order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-    return torch.split(order, size)
+    return torch.tensor_split(order, count)
 
 
 def has_plateaued(errors: list[float], tolerance: float) -> bool:
@@ -377,6 +356,7 @@ class _Run:
         prepared = prepare(data.X, data.pixel_range, config.preset)
         self.X = torch.from_numpy(prepared).to(self.device, self.dtype)
         self.n = data.n_samples
+        self.problem = config.problem(self.n)
         # Pre-training sees a range of 1, whatever the units: then one learning rate fits all.
         scale = config.preset.pixel_range
         self.unit = 1.0 if scale is None else scale[1] - scale[0]
@@ -386,7 +366,7 @@ class _Run:
         if checkpoint is not None:
             digest = hashlib.sha256(prepared.data).hexdigest()
             identity = {
-                "config": asdict(config),
+                "config": asdict(config) | {"method": {"name": config.method.name, **asdict(config.method)}},
                 "data": [list(prepared.shape), digest],
                 "autoencoder": None if autoencoder is None else _digest(autoencoder),
             }
@@ -468,7 +448,7 @@ class _Run:
         return autoencoder
 
     def _new_autoencoder(self, draw: int) -> tuple[Autoencoder, torch.optim.Optimizer]:
-        generator = _generator(self.config.seed, _INIT, draw)
+        generator = generator_for(self.config.seed, _INIT, draw)
         autoencoder = build_autoencoder(self.config.preset, tuple(self.X.shape[1:]), generator)
         autoencoder.to(self.device, self.dtype)
         return autoencoder, torch.optim.Adam(autoencoder.parameters(), lr=self.config.pretraining.lr)
@@ -476,9 +456,9 @@ class _Run:
     def _pretrain_epoch(
         self, autoencoder: Autoencoder, optimizer: torch.optim.Optimizer, x: Tensor, epoch: int
     ) -> float:
-        generator = _generator(self.config.seed, _PRETRAIN, epoch)
+        generator = generator_for(self.config.seed, _PRETRAIN, epoch)
         total = x.new_zeros(())
-        for rows in _batches(self.n, self.config.pretraining.batch_size, generator):
+        for rows in _batches(self.n, -(-self.n // self.config.pretraining.batch_size), generator):
             batch = x[rows.to(self.device)]
             loss = (autoencoder(batch) - batch).square().sum()
             optimizer.zero_grad(set_to_none=True)
@@ -507,36 +487,22 @@ class _Run:
         found: tuple[dict[str, Tensor], dict[str, Any]] | None,
         interrupt: _DeferredInterrupt,
     ) -> TrainResult:
-        config = self.config
+        config, problem = self.config, self.problem
         if found is not None:
             weights = LossWeights(**found[1]["weights"])
         else:
             latent = self._encode(autoencoder.encoder)
-            weights = config.preset.weights or LossWeights.scale_free(
-                float(self.X.square().sum()) / self.n,
-                float(latent.square().sum()) / self.n,
-                self.n,
-                config.n_clusters,
+            weights = config.preset.weights or config.method.scale_free_weights(
+                problem, float(self.X.square().sum()) / self.n, float(latent.square().sum()) / self.n
             )
-        n_batches = config.n_batches(self.n)
-        model = BDSC(
-            autoencoder,
-            self.n,
-            weights,
-            gradient=config.gradient,
-            zero_diagonal=config.zero_diagonal,
-            coefficient_init=config.preset.coefficient_init,
-            bank_update=config.bank_update,
-            shuffled=config.shuffle,
-        )
-        optimizers = model.optimizers(config.preset.lr, n_batches)
+        model = config.method.model(problem, autoencoder, weights, generator_for(config.seed, _MODEL))
+        optimizers = model.optimizers(config.preset.lr, problem.n_batches)
         if found is not None:
             self._load(model, found[0])
             _load_optimizers(optimizers, found[0])
             self.pretraining, self.history = found[1]["pretraining"], found[1]["history"]
         else:
-            # Before the first step the bank holds every sample: zero rows would poison C.
-            model.bank.fill(latent)
+            model.start(latent)
 
         def save(phase: str) -> None:
             self._save(phase, model, optimizers, weights=asdict(weights))
@@ -549,17 +515,21 @@ class _Run:
             self.history.append({"epoch": epoch + 1, **metrics})
             self._after_epoch("train", n_epochs, self.history, interrupt, save)
         save("train")
-        return TrainResult(model.coefficients.cpu(), self.history, self.pretraining, weights, model)
+        latent = self._encode(model.encoder)
+        with torch.no_grad():
+            C = model.coefficients(latent).cpu()
+        return TrainResult(C, latent.cpu(), self.history, self.pretraining, weights, model)
 
-    def _train_epoch(self, model: BDSC, optimizers: list[torch.optim.Optimizer], epoch: int) -> dict[str, float]:
+    def _train_epoch(self, model: Model, optimizers: list[torch.optim.Optimizer], epoch: int) -> dict[str, float]:
         config = self.config
         batches: tuple[Tensor, ...] | tuple[None]
-        if config.n_batches(self.n) == 1:
+        if self.problem.n_batches == 1:
             batches = (None,)  # all rows in order: nothing to gather, nothing to shuffle
         else:
-            generator = _generator(config.seed, _TRAIN, epoch) if config.shuffle else None
-            batches = _batches(self.n, config.rows_per_batch(self.n), generator)
-        totals: dict[str, Tensor] = {}
+            generator = generator_for(config.seed, _TRAIN, epoch) if config.shuffle else None
+            batches = _batches(self.n, self.problem.n_batches, generator)
+        terms: dict[str, Tensor] = {}
+        measures: dict[str, Tensor] = {}
         for rows in batches:
             if rows is not None:
                 rows = rows.to(self.device)
@@ -569,15 +539,16 @@ class _Run:
             loss.objective.backward()  # type: ignore[no-untyped-call]
             for optimizer in optimizers:
                 optimizer.step()
-            for name, value in {**loss.terms, "drift": loss.drift}.items():
-                totals[name] = totals[name] + value if name in totals else value
-        metrics = {name: float(value) for name, value in totals.items()}
-        drift = metrics.pop("drift") / self.n
-        return {"loss": sum(metrics.values()), **metrics, "drift": drift}
+            for totals, parts in ((terms, loss.terms), (measures, loss.measures)):
+                for name, value in parts.items():
+                    totals[name] = totals[name] + value if name in totals else value
+        values = {name: float(value) for name, value in terms.items()}
+        means = {name: float(value) / self.n for name, value in measures.items()}
+        return {"loss": sum(values.values()), **values, **means}
 
     @torch.no_grad()
     def _encode(self, encoder: nn.Module) -> Tensor:
-        size = self.config.rows_per_batch(self.n)
+        size = self.problem.rows_per_batch
         return torch.cat([encoder(x) for x in torch.split(self.X, size)])
 
     # -- between epochs --

@@ -99,7 +99,7 @@ def test_default_directory_and_default_preset(monkeypatch, tmp_path):
         seen.update(settings, n_clusters=n_clusters)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("dsc.estimators.fit_bdsc", stop)
+    monkeypatch.setattr("dsc.estimators.fit_method", stop)
     result = run("fit", "--data", "digits")
     assert result.exit_code == 2
     assert flat(result.stderr).endswith("error: far enough")
@@ -240,3 +240,37 @@ def test_import_and_help_load_nothing_heavy():
         env={**os.environ, "PYTHONPATH": source},
     )
     assert done.stdout.strip() == ""
+
+
+def test_sscn_writes_a_model_that_labels_new_samples(images, tmp_path):
+    out = tmp_path / "run"
+    result = run("fit", "--data", images, "--method", "sscn", "--out", out, "--no-baselines", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "SSCN" in result.stdout
+    assert json.loads((out / "config.json").read_text())["training"]["method"] == {"name": "sscn"}
+    assert (out / "model.safetensors").is_file()
+    again = run("predict", out, images, "--out", tmp_path / "again" / "labels.csv")
+    assert again.exit_code == 0, again.output
+    assert "ACC" in again.stdout
+    assert read_labels(tmp_path / "again") == read_labels(out)
+    with np.load(images) as file:
+        np.save(tmp_path / "three.npy", file["images"][:3])
+    few = run("predict", out, tmp_path / "three.npy", "--out", tmp_path / "few" / "labels.csv")
+    assert few.exit_code == 0, few.output
+    assert "ACC" not in few.stdout  # no labels to compare with
+    assert read_labels(tmp_path / "few") == read_labels(out)[:3]
+
+
+def test_predict_refuses_what_it_cannot_do(images, tmp_path):
+    out = tmp_path / "run"
+    assert run("fit", "--data", images, "--out", out, "--no-baselines", *QUICK).exit_code == 0
+    transductive = run("predict", out, images, "--out", tmp_path / "labels.csv")
+    assert transductive.exit_code == 2
+    assert "holds no model.safetensors" in flat(transductive.stderr)
+    assert not (tmp_path / "labels.csv").exists()
+    taken = run("predict", out, images, "--out", images)
+    assert taken.exit_code == 2
+    assert "exists already" in flat(taken.stderr)
+    refused = run("fit", "--data", images, "--method", "sscn", "--gradient", "detach", "--out", tmp_path / "x", *QUICK)
+    assert refused.exit_code == 2
+    assert "--gradient: expected with --method bdsc" in flat(refused.stderr)

@@ -3,9 +3,9 @@
 import dsc.estimators as estimators
 import numpy as np
 import pytest
-from dsc import BDSC
+from dsc import BDSC, SSCN
 from dsc.data import load
-from dsc.estimators import fit_bdsc, required_bytes
+from dsc.estimators import fit_method, required_bytes
 from dsc.metrics import clustering_accuracy
 from dsc.presets import PRESETS, get_preset
 from sklearn.base import clone
@@ -21,6 +21,7 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
     [
         BDSC(epochs=60, pretrain_steps=100),
         BDSC(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, gradient="detach+ae"),
+        SSCN(epochs=60, pretrain_steps=100),
     ],
 )
 def test_scikit_learn_checks(estimator, check):
@@ -88,7 +89,7 @@ def test_images_by_dimensions_by_shape_and_by_preset_are_one(digits):
 
 def test_the_estimator_runs_what_the_command_line_runs(digits):
     model = BDSC(4, preset="digits", pixel_range=(0, 16), batch_size=20, **QUICK).fit(digits)
-    result = fit_bdsc(
+    result = fit_method(
         load(digits, pixel_range=(0, 16)),
         4,
         preset="digits",
@@ -104,7 +105,7 @@ def test_the_estimator_runs_what_the_command_line_runs(digits):
 def test_settings_left_open_are_the_presets(digits):
     data = load(digits, pixel_range=(0, 16))
     preset = get_preset("digits", 4)
-    result = fit_bdsc(data, 4, preset=preset, epochs=1, pretrain_steps=5, power=2.0, lr=5e-4)
+    result = fit_method(data, 4, preset=preset, epochs=1, pretrain_steps=5, power=2.0, lr=5e-4)
     assert result.label_config.power == 2.0
     assert result.label_config.affinity == preset.affinity
     assert result.label_config.threshold == preset.threshold
@@ -144,7 +145,7 @@ def test_verbose_prints_progress(digits, capsys):
         ({"assign_labels": "x"}, ValueError, "assign_labels: expected one of kmeans, "),
         ({"gradient": "x"}, ValueError, "gradient: expected one of splice, detach, "),
         ({"bank": "lifo"}, ValueError, "expected one of index, fifo, got 'lifo'"),
-        ({"preset": "mnist"}, ValueError, "expected one of orl, .* got 'mnist'"),
+        ({"preset": "cifar"}, ValueError, "expected one of orl, .* got 'cifar'"),
         ({"preset": "orl"}, ValueError, r"preset orl: expected .*\(1, 32, 32\)"),
         ({"image_shape": (5, 5)}, ValueError, "image_shape"),
         ({"device": "tpu"}, ValueError, "device: expected 'cpu', 'cuda' or 'cuda:N', got 'tpu'"),

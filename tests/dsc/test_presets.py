@@ -10,7 +10,7 @@ from dsc.trainer import TrainConfig, build_autoencoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-K = {"orl": 40, "coil20": 20, "coil100": 100, "eyaleb": 38, "digits": 10}
+K = {"orl": 40, "coil20": 20, "coil100": 100, "eyaleb": 38, "mnist": 10, "digits": 10}
 
 # XifengGuo/DSC-Net, main.py and yaleb.py: weights of ||X-X̂||², ||C||², ||Z-CZ||², with no factor one half
 # for ORL, COIL20 and COIL100; its Yale loss has the halves of the original.
@@ -50,7 +50,7 @@ def test_eyaleb_weights_grow_with_the_number_of_subjects():
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("orl", 504), ("coil20", 286), ("coil100", 2551), ("eyaleb", 14991), ("digits", 286)],
+    [("orl", 504), ("coil20", 286), ("coil100", 2551), ("eyaleb", 14991), ("mnist", 14991), ("digits", 286)],
 )
 def test_networks_have_the_published_size(name, parameters):
     preset = get_preset(name, K[name])
@@ -60,7 +60,7 @@ def test_networks_have_the_published_size(name, parameters):
 
 def test_every_preset_is_known_by_its_name():
     assert [get_preset(name, K[name]).name for name in PRESETS] == list(PRESETS)
-    with pytest.raises(ValueError, match="orl, coil20, coil100, eyaleb, digits, got 'ORL'"):
+    with pytest.raises(ValueError, match="orl, coil20, coil100, eyaleb, mnist, digits, got 'ORL'"):
         get_preset("ORL", 40)
     with pytest.raises(ValueError, match="n_clusters"):
         get_preset("orl", 0)
@@ -132,7 +132,7 @@ def test_scale_free_weights_balance_the_ideal_partition():
     # For K equal clusters C = cluster means has ||C||² = K; its penalty equals the error of C = 0.
     n, clusters = 12, 3
     means = np.kron(np.eye(clusters), np.full((4, 4), 1 / 4))
-    w = LossWeights.scale_free(5.0, 7.0, n, clusters)
+    w = LossWeights.scale_free(5.0, 7.0, n / clusters)
     assert w.coefficients * (means**2).sum() == pytest.approx(w.self_expression * 7.0 * n)
     assert w.reconstruction * 5.0 * n == pytest.approx(n)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dsc.data import load
+from dsc.methods import BDSCMethod
 from dsc.presets import LossWeights, automatic
 from dsc.trainer import (
     DivergedError,
@@ -35,7 +36,9 @@ def dataset():
 
 def config(**changes) -> TrainConfig:
     preset = replace(automatic((1, 8, 8)), channels=(3,), epochs=6, pixel_range=(0.0, 255.0))
-    return replace(TrainConfig(preset, K, batch_size=8, pretraining=PRETRAINING), **changes)
+    own = {name: changes.pop(name) for name in ("gradient", "bank_update", "zero_diagonal") if name in changes}
+    settings = {"preset": preset, "n_clusters": K, "batch_size": 8, "pretraining": PRETRAINING, **changes}
+    return TrainConfig(**settings, method=BDSCMethod(**own))
 
 
 def same(first, second) -> None:

@@ -12,13 +12,14 @@ with M the bank, after the batch has entered it. With a single batch and live ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dsc.methods.method import BatchLoss, Method, Model, Problem
 from dsc.networks import Autoencoder
-from dsc.presets import LossWeights
+from dsc.presets import LossWeights, settling_epochs
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.optim import RowAdam
 
@@ -27,22 +28,50 @@ GRADIENTS = ("splice", "detach", "detach+ae")
 
 
 @dataclass(frozen=True)
-class BatchLoss:
-    """The loss of one batch.
+class BDSCMethod(Method):
+    """Settings of BDSC; see :class:`BDSC` for each. Raises ValueError for an unknown one."""
 
-    objective: what to differentiate: all terms but λ||C_B||², whose gradient `RowAdam` adds as its
-        weight decay, so that no second array of C's size is ever made.
-    terms: weighted terms as scalar tensors without gradient: reconstruction, self_expression,
-        coefficients, autoencoder ("detach+ae" only). They add up to the loss.
-    drift: sum over the batch of ||z_i - m_i|| / ||z_i||, m_i what the bank held before the update.
-    """
+    name: ClassVar[str] = "bdsc"
+    gradient: Gradient = "splice"
+    bank_update: Literal["index", "fifo"] = "index"
+    zero_diagonal: bool = False
 
-    objective: Tensor
-    terms: dict[str, Tensor]
-    drift: Tensor
+    def __post_init__(self) -> None:
+        for name, choices in (("gradient", GRADIENTS), ("bank_update", ("index", "fifo"))):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"BDSC: {name}: expected one of {', '.join(choices)}, got {value!r}")
+
+    def check(self, shuffled: bool) -> None:
+        if self.bank_update == "fifo" and shuffled:
+            raise ValueError(
+                "BDSC: bank_update: 'fifo' needs shuffle=False, got shuffle=True; samples would change places in the "
+                "bank and with them the columns of C"
+            )
+
+    def training_words(self, n_samples: int, rows_per_batch: int) -> int:
+        return 3 * n_samples**2 + rows_per_batch * n_samples  # C, two moments, the gradient of the batch's rows
+
+    def epochs(self, problem: Problem) -> int:
+        return settling_epochs(problem.n_samples, problem.n_clusters, problem.preset.lr)
+
+    def scale_free_weights(self, problem: Problem, sample_energy: float, latent_energy: float) -> LossWeights:
+        return LossWeights.scale_free(sample_energy, latent_energy, problem.n_samples / problem.n_clusters)
+
+    def model(self, problem: Problem, autoencoder: Autoencoder, weights: LossWeights, seed: torch.Generator) -> BDSC:
+        return BDSC(
+            autoencoder,
+            problem.n_samples,
+            weights,
+            gradient=self.gradient,
+            zero_diagonal=self.zero_diagonal,
+            coefficient_init=problem.preset.coefficient_init,
+            bank_update=self.bank_update,
+            shuffled=problem.shuffled,
+        )
 
 
-class BDSC(nn.Module):
+class BDSC(Model):
     """Encoder, decoder, coefficient matrix and memory bank.
 
     autoencoder
@@ -98,8 +127,11 @@ class BDSC(nn.Module):
         self.weights = weights
         self.gradient = gradient
 
-    @property
-    def coefficients(self) -> Tensor:
+    def start(self, latent: Tensor) -> None:
+        """Fills the bank: zero rows would poison C."""
+        self.bank.fill(latent)
+
+    def coefficients(self, latent: Tensor | None = None) -> Tensor:
         """C (N, N) as it enters the product, without gradient; row i is that of sample i."""
         C = self.self_expression.Coefficient.detach()
         return C.clone().fill_diagonal_(0.0) if self.self_expression.zero_diagonal else C
@@ -108,7 +140,10 @@ class BDSC(nn.Module):
         """Enters a batch into the bank and returns its loss.
 
         x: (B, *sample_shape); rows: (B,) int64, the batch's sample indices without repetition, or
-        None for all N samples in order. Costs O(B N d) and the two networks.
+        None for all N samples in order. Costs O(B N d) and the two networks. λ||C_B||² is not in
+        the objective: `RowAdam` adds its gradient as weight decay, so that no second array of C's
+        size is ever made. The measure "drift" is ||z_i - m_i|| / ||z_i||, m_i what the bank held of
+        sample i before the update.
         """
         z = self.encoder(x)
         live = z.detach()
@@ -141,7 +176,7 @@ class BDSC(nn.Module):
         objective = torch.stack(list(terms.values())).sum()
         logged = {name: term.detach() for name, term in terms.items()}
         logged["coefficients"] = w.coefficients * torch.linalg.vector_norm(batch_coefficients) ** 2
-        return BatchLoss(objective, logged, drift)
+        return BatchLoss(objective, logged, {"drift": drift})
 
     def optimizers(self, lr: float, n_batches: int) -> list[torch.optim.Optimizer]:
         """Adam for the networks at lr / n_batches and RowAdam for C at lr.

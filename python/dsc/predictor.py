@@ -1,0 +1,165 @@
+"""A trained model that labels new samples, and its file.
+
+Owns what prediction needs of a run: the encoder, the classifier behind it, and the scale of the data they were fitted
+to. One safetensors file holds it all, the settings as JSON in its header; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dsc.data import Dataset
+from dsc.methods.sscn import LatentClassifier, SubspaceClassifier
+from dsc.networks import build_autoencoder
+from dsc.presets import LossWeights, Preset, prepare
+
+if TYPE_CHECKING:
+    from dsc.trainer import TrainConfig, TrainResult
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Labels and latent rows of samples like those a model was fitted to; see `dsc.estimators.FitResult`.
+
+    encoder: samples to latent rows; classifier: those to scores (n, n_clusters). magnitude: the largest of the fitted
+    data, by which new ones are divided where the preset has no scale.
+    """
+
+    encoder: nn.Module
+    classifier: LatentClassifier
+    method: str
+    preset: Preset
+    sample_shape: tuple[int, ...]
+    pixel_range: tuple[float, float] | None
+    magnitude: float
+    n_clusters: int
+
+    @classmethod
+    def fitted(
+        cls,
+        data: Dataset,
+        config: TrainConfig,
+        training: TrainResult,
+        labels: npt.NDArray[np.int64],
+        seed: torch.Generator,
+    ) -> Predictor | None:
+        """That of a training run whose samples were clustered into `labels` (N,); None for a transductive method."""
+        device = torch.device(config.device)
+        classifier = training.model.classifier(training.latent.to(device), torch.from_numpy(labels).to(device), seed)
+        if classifier is None:
+            return None
+        assert isinstance(classifier, LatentClassifier)
+        return cls(
+            training.model.encoder,
+            classifier,
+            config.method.name,
+            config.preset,
+            tuple(data.X.shape[1:]),
+            data.pixel_range,
+            float(np.abs(data.X).max()) or 1.0,
+            config.n_clusters,
+        )
+
+    def predict(self, X: npt.NDArray[np.float32], batch_size: int = 1000) -> npt.NDArray[np.int64]:
+        """Labels (n,) int64 in 0 .. n_clusters - 1 of samples (n, *sample_shape), with values as in the fitted data.
+
+        Raises ValueError for samples of another shape or outside the scale. Deterministic on a CPU.
+        """
+        found = [self.classifier(z).argmax(dim=1) for z in self._latent(X, batch_size)]
+        return torch.cat(found).cpu().numpy()
+
+    def transform(self, X: npt.NDArray[np.float32], batch_size: int = 1000) -> npt.NDArray[np.float32]:
+        """Latent rows (n, h) float32; as :meth:`predict`."""
+        return torch.cat(self._latent(X, batch_size)).float().cpu().numpy()
+
+    @torch.no_grad()
+    def _latent(self, X: npt.NDArray[np.float32], batch_size: int) -> list[Tensor]:
+        if X.ndim == 0 or tuple(X.shape[1:]) != self.sample_shape:
+            raise ValueError(f"predict: X: expected samples of shape {self.sample_shape}, got {tuple(X.shape[1:])}")
+        like = next(self.encoder.parameters())
+        prepared = torch.from_numpy(prepare(X, self.pixel_range, self.preset, self.magnitude))
+        return [self.encoder(x.to(like)) for x in prepared.split(batch_size)]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a safetensors file, beside its place first: none is ever half-written."""
+        path = Path(path)
+        settings = {
+            "format": FORMAT,
+            "method": self.method,
+            "preset": asdict(self.preset),
+            "sample_shape": self.sample_shape,
+            "pixel_range": self.pixel_range,
+            "magnitude": self.magnitude,
+            "n_clusters": self.n_clusters,
+            "subspace_dim": self.classifier.classifier.subspace_dim,
+        }
+        modules = {"encoder": self.encoder, "classifier": self.classifier}
+        tensors = {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, module in modules.items()
+            for key, value in module.state_dict().items()
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            save_file(tensors, temporary, metadata={"dsc": json.dumps(settings)})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Predictor:
+        """Reads what :meth:`save` wrote, onto the CPU. Raises FileNotFoundError, and ValueError for another file."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"Predictor.load: no model at {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                settings = json.loads((file.metadata() or {})["dsc"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if settings["format"] != FORMAT:
+                raise ValueError(f"expected format {FORMAT}, got {settings['format']}")
+            return cls._restored(settings, tensors)
+        except Exception as error:
+            raise ValueError(f"Predictor.load: {path} is not a model of dsc ({error})") from error
+
+    @classmethod
+    def _restored(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Predictor:
+        def part(name: str) -> dict[str, Tensor]:
+            return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+        def tuples(value: Any) -> Any:
+            return tuple(value) if isinstance(value, list) else value
+
+        stored = {name: tuples(value) for name, value in settings["preset"].items()}
+        weights = stored["weights"]
+        preset = Preset(**{**stored, "weights": None if weights is None else LossWeights(**weights)})
+        subspaces = tensors["classifier.subspaces"]
+        shape = tuple(settings["sample_shape"])
+        encoder = build_autoencoder(preset, shape, torch.Generator()).to(subspaces.dtype).encoder
+        encoder.load_state_dict(part("encoder"))
+        inner = SubspaceClassifier(settings["n_clusters"], settings["subspace_dim"], subspaces.dtype)
+        classifier = LatentClassifier(subspaces, inner)
+        classifier.load_state_dict(part("classifier"))
+        return cls(
+            encoder,
+            classifier,
+            settings["method"],
+            preset,
+            shape,
+            tuples(settings["pixel_range"]),
+            settings["magnitude"],
+            settings["n_clusters"],
+        )
