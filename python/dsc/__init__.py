@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, SSCN, fit_method
+    from dsc.estimators import BDSC, SSCN
     from dsc.metrics import evaluate
+    from dsc.pipeline import fit_method
     from dsc.predictor import Predictor
     from dsc.presets import PRESETS, get_preset
 
@@ -34,7 +35,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
 _HOME = {
     "BDSC": "estimators",
     "SSCN": "estimators",
-    "fit_method": "estimators",
+    "fit_method": "pipeline",
     "Predictor": "predictor",
     "Dataset": "data",
     "load": "data",

@@ -1,7 +1,7 @@
 """The command line: `dsc fit`, `dsc predict`, `dsc presets`, `dsc --version`.
 
 Owns options, progress, messages and exit codes: 0 done, 2 wrong input (one line, no traceback), 130
-stopped by Ctrl-C (with the command that resumes). All work is done by `dsc.estimators.fit_method`,
+stopped by Ctrl-C (with the command that resumes). All work is done by `dsc.pipeline.fit_method`,
 the baselines and the report; heavy modules load when a command runs, so that --help is quick.
 """
 
@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,9 +24,9 @@ import dsc
 
 if TYPE_CHECKING:
     from dsc.data import Dataset
-    from dsc.estimators import FitResult
     from dsc.methods import Method
     from dsc.metrics import Record
+    from dsc.pipeline import FitResult
     from dsc.trainer import Progress
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -44,8 +44,6 @@ app = typer.Typer(
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
 MethodName = Literal["bdsc", "sscn"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
-GradientName = Literal["splice", "detach", "detach+ae"]
-BankName = Literal["index", "fifo"]
 AffinityName = Literal["post", "plain"]
 AssignName = Literal["discretize", "kmeans", "cluster_qr"]
 ColorName = Literal["auto", "grey", "rgb"]
@@ -214,19 +212,23 @@ def _cluster_count(data: Dataset, n_clusters: int | None) -> int:
     return len(set(data.labels.tolist()))
 
 
-def _method(name: str, gradient: GradientName, bank: BankName, zero_diagonal: bool) -> Method:
-    from dsc.methods import BDSCMethod, SSCNMethod
+def _method(name: str, settings: list[str]) -> Method:
+    """The method called `name` with settings as `gradient=detach`."""
+    from dsc.methods import METHODS
 
-    if name == "bdsc":
-        return BDSCMethod(gradient, bank, zero_diagonal)
-    for option, given, default in (
-        ("--gradient", gradient, "splice"),
-        ("--bank", bank, "index"),
-        ("--zero-diagonal", zero_diagonal, False),
-    ):
-        if given != default:
-            raise ValueError(f"{option}: expected with --method bdsc, which has a memory bank, got --method {name}")
-    return SSCNMethod()
+    kinds: dict[str, type] = {field.name: type(field.default) for field in fields(METHODS[name])}
+    values: dict[str, Any] = {}
+    for text in settings:
+        key, _, value = text.partition("=")
+        if key not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise ValueError(f"--set: expected a setting of {name} ({known}) as NAME=VALUE, got {text!r}")
+        try:
+            values[key] = {"true": True, "false": False}[value] if kinds[key] is bool else kinds[key](value)
+        except (KeyError, ValueError):
+            wanted = {bool: "true or false", int: "an integer", float: "a number"}[kinds[key]]
+            raise ValueError(f"--set: {key}: expected {wanted}, got {value!r}") from None
+    return METHODS[name](**values)
 
 
 def _comparison(records: list[Record], title: str) -> Table:
@@ -248,7 +250,8 @@ def _settings(data: Dataset, source: str, n_clusters: int, seed: int, result: Fi
     import torch
 
     config = result.train_config
-    training = {**asdict(config), "method": {"name": config.method.name, **asdict(config.method)}}
+    training = {**asdict(config), "method": config.method.settings()}
+    weights = result.training.weights
     return {
         "data": {
             "source": source,
@@ -262,7 +265,7 @@ def _settings(data: Dataset, source: str, n_clusters: int, seed: int, result: Fi
         "seed": seed,
         "preset": result.train_config.preset.name,
         "training": training,
-        "loss_weights": asdict(result.training.weights),
+        "loss_weights": None if weights is None else asdict(weights),
         "labels": asdict(result.label_config),
         "seconds": result.seconds,
         "threads": torch.get_num_threads(),
@@ -305,24 +308,19 @@ def fit(
         int | None,
         typer.Option("--n-clusters", "-k", min=1, help="Default: as many as the data have labels."),
     ] = None,
-    method: Annotated[
-        MethodName, typer.Option(help="bdsc: a coefficient for every pair; sscn: a learnt metric, labels new samples.")
-    ] = "bdsc",
+    method: Annotated[MethodName, typer.Option(help="See `dsc methods`.")] = "bdsc",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method, as `dsc methods` lists them.", metavar="NAME=VALUE"),
+    ] = None,
     preset: Annotated[
         PresetName | None,
         typer.Option(help="Settings of a published data set, see `dsc presets`."),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples a step. Default: bdsc all (DSC-Net), sscn 1000.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the preset's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step. Default: the method's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the preset's, or by size.")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's, at full batch.")] = None,
     pretrain_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of autoencoder pre-training.")] = None,
-    gradient: Annotated[GradientName, typer.Option(help="bdsc: what of the memory bank carries gradient.")] = "splice",
-    bank: Annotated[BankName, typer.Option(help="bdsc: how rows enter the bank; fifo does not shuffle.")] = "index",
-    zero_diagonal: Annotated[
-        bool, typer.Option("--zero-diagonal", help="bdsc: keep samples out of their own combination.")
-    ] = False,
     affinity: Annotated[
         AffinityName | None,
         typer.Option(help="DSC-Net's post-processing, or |C| + |C|' as it is. Default: the preset's."),
@@ -368,7 +366,9 @@ def fit(
         ]
         words = ["dsc", "fit"]
         for option, value in given:
-            if isinstance(value, bool):
+            if option == "--set":
+                words += [word for setting in value for word in ("--set", setting)]
+            elif isinstance(value, bool):
                 words.append(option if value else option.replace("--", "--no-", 1))
             else:
                 words += [option, str(value)]
@@ -379,12 +379,13 @@ def fit(
 
         from dsc.baselines import run_baselines
         from dsc.data import load
-        from dsc.estimators import fit_method
         from dsc.metrics import make_record
+        from dsc.pipeline import fit_method
         from dsc.report import is_complete, write_run
 
         if threads is not None:
             torch.set_num_threads(threads)
+        chosen_method = _method(method, settings or [])
         dataset = load(
             data,
             image_shape=_integers("--image-shape", image_shape, (2, 3), "HxW or C,H,W"),
@@ -404,7 +405,6 @@ def fit(
             markup=False,
             highlight=False,
         )
-        settings = _method(method, gradient, bank, zero_diagonal)
         chosen = preset or ("digits" if data == "digits" else None)
         checkpoint = directory / CHECKPOINT
         show: _Bars | _Lines = _Bars(messages) if messages.is_terminal else _Lines(messages)
@@ -412,10 +412,9 @@ def fit(
             result = fit_method(
                 dataset,
                 count,
-                method=settings,
+                method=chosen_method,
                 preset=chosen,
-                batch_size=batch_size or (1000 if method == "sscn" else None),
-                shuffle=bank == "index",
+                batch_size=batch_size,
                 epochs=epochs,
                 lr=lr,
                 pretrain_steps=pretrain_steps,
@@ -431,16 +430,15 @@ def fit(
                 resume=resume,
                 callback=show.epoch,
             )
-            record = make_record(method.upper(), result.labels, dataset.labels, sum(result.seconds.values()))
+            record = make_record(chosen_method.title, result.labels, dataset.labels, sum(result.seconds.values()))
             others: list[Record] = []
             if baselines:
                 show.step("baselines on the same input")
                 others = run_baselines(dataset.X, count, seed, dataset.labels)
             show.step("writing results")
             shows_images = dataset.image_shape is not None and dataset.image_shape[0] in (1, 3)
-            if result.predictor is not None:
-                directory.mkdir(parents=True, exist_ok=True)
-                result.predictor.save(directory / MODEL)
+            directory.mkdir(parents=True, exist_ok=True)
+            result.predictor.save(directory / MODEL)
             write_run(
                 directory,
                 labels=result.labels,
@@ -465,7 +463,7 @@ def fit(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Directory of a run whose method labels new samples (sscn).")],
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
     data: Annotated[
         str, typer.Argument(help="'digits', a folder of images, or a .npy, .npz or .mat file.", metavar="digits|PATH")
     ],
@@ -487,7 +485,7 @@ def predict(
         if out.exists():
             raise ValueError(f"--out: {out} exists already; name another file")
         if not (run / MODEL).is_file():
-            raise ValueError(f"RUN: {run} holds no {MODEL}; only methods that label new samples (sscn) write one")
+            raise ValueError(f"RUN: {run} holds no {MODEL}: it is not a finished run of dsc fit")
         predictor = Predictor.load(run / MODEL)
         dataset = load(
             data,
@@ -502,9 +500,27 @@ def predict(
         write_labels(out, labels)
         results = Console()
         if dataset.labels is not None:
-            record = make_record(predictor.method.upper(), labels, dataset.labels, seconds)
+            record = make_record(predictor.method.title, labels, dataset.labels, seconds)
             results.print(_comparison([record], f"{dataset.name}, {dataset.n_samples} samples"))
         results.print(f"{len(labels)} labels in {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, and what `--set` may set of each."""
+    from dsc.methods import METHODS
+
+    table = Table(title="Methods (`dsc fit --method NAME --set SETTING=VALUE`)", title_justify="left")
+    for heading in ("name", "what", "settings and defaults"):
+        table.add_column(heading)
+    for name, method in METHODS.items():
+        own = "\n".join(f"{field.name}={_written(field.default)}" for field in fields(method))
+        table.add_row(name, f"{method.title}: {method.summary}", own or "-")
+    Console().print(table)
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @app.command()

@@ -20,27 +20,26 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsc.data import Dataset
-from dsc.methods.sscn import LatentClassifier, SubspaceClassifier
-from dsc.networks import build_autoencoder
+from dsc.methods import METHODS, Method
 from dsc.presets import LossWeights, Preset, prepare
 
 if TYPE_CHECKING:
     from dsc.trainer import TrainConfig, TrainResult
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Labels and latent rows of samples like those a model was fitted to; see `dsc.estimators.FitResult`.
+    """Labels and latent rows of samples like those a model was fitted to; see `dsc.pipeline.FitResult`.
 
     encoder: samples to latent rows; classifier: those to scores (n, n_clusters). magnitude: the largest of the fitted
     data, by which new ones are divided where the preset has no scale.
     """
 
     encoder: nn.Module
-    classifier: LatentClassifier
-    method: str
+    classifier: nn.Module
+    method: Method
     preset: Preset
     sample_shape: tuple[int, ...]
     pixel_range: tuple[float, float] | None
@@ -55,17 +54,16 @@ class Predictor:
         training: TrainResult,
         labels: npt.NDArray[np.int64],
         seed: torch.Generator,
-    ) -> Predictor | None:
-        """That of a training run whose samples were clustered into `labels` (N,); None for a transductive method."""
+    ) -> Predictor:
+        """That of a training run whose samples were clustered into `labels` (N,)."""
         device = torch.device(config.device)
-        classifier = training.model.classifier(training.latent.to(device), torch.from_numpy(labels).to(device), seed)
-        if classifier is None:
-            return None
-        assert isinstance(classifier, LatentClassifier)
+        classifier = training.model.classifier(
+            training.latent.to(device), torch.from_numpy(labels).to(device), config.n_clusters, seed
+        )
         return cls(
             training.model.encoder,
             classifier,
-            config.method.name,
+            config.method,
             config.preset,
             tuple(data.X.shape[1:]),
             data.pixel_range,
@@ -98,13 +96,12 @@ class Predictor:
         path = Path(path)
         settings = {
             "format": FORMAT,
-            "method": self.method,
+            "method": self.method.settings(),
             "preset": asdict(self.preset),
             "sample_shape": self.sample_shape,
             "pixel_range": self.pixel_range,
             "magnitude": self.magnitude,
             "n_clusters": self.n_clusters,
-            "subspace_dim": self.classifier.classifier.subspace_dim,
         }
         modules = {"encoder": self.encoder, "classifier": self.classifier}
         tensors = {
@@ -146,17 +143,14 @@ class Predictor:
         stored = {name: tuples(value) for name, value in settings["preset"].items()}
         weights = stored["weights"]
         preset = Preset(**{**stored, "weights": None if weights is None else LossWeights(**weights)})
-        subspaces = tensors["classifier.subspaces"]
+        method = METHODS[settings["method"].pop("name")](**settings["method"])
         shape = tuple(settings["sample_shape"])
-        encoder = build_autoencoder(preset, shape, torch.Generator()).to(subspaces.dtype).encoder
+        encoder = method.encoder(preset, shape)
         encoder.load_state_dict(part("encoder"))
-        inner = SubspaceClassifier(settings["n_clusters"], settings["subspace_dim"], subspaces.dtype)
-        classifier = LatentClassifier(subspaces, inner)
-        classifier.load_state_dict(part("classifier"))
         return cls(
             encoder,
-            classifier,
-            settings["method"],
+            method.restored_classifier(part("classifier"), preset, settings["n_clusters"]),
+            method,
             preset,
             shape,
             tuples(settings["pixel_range"]),

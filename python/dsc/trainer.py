@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsc.data import Dataset
-from dsc.methods import BDSCMethod, Method, Model, Problem
+from dsc.methods import AutoencoderMethod, BDSCMethod, Method, Model, Pretrained, Problem
 from dsc.networks import Autoencoder, build_autoencoder
 from dsc.presets import LossWeights, Preset, prepare
 
@@ -37,7 +37,7 @@ CHECKPOINT_FORMAT = 1
 # Values in a batch up to which a step runs on one thread: 128 images of 32 x 32.
 SMALL_BATCH = 2**17
 # What a random draw is for; part of its seed.
-_INIT, _PRETRAIN, _TRAIN, _MODEL, CLASSIFIER = range(5)
+_INIT, _PRETRAIN, _TRAIN, _MODEL, CLASSIFIER, _EPOCH = range(6)
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ class TrainConfig:
     dtype: Literal["float32", "float64"] = "float32"
     pretraining: PretrainConfig = field(default_factory=PretrainConfig)
 
-    def problem(self, n_samples: int) -> Problem:
+    def problem(self, n_samples: int, sample_shape: tuple[int, ...]) -> Problem:
         """What the method is told of a data set of N samples."""
         rows = n_samples if self.batch_size is None else min(self.batch_size, n_samples)
-        return Problem(self.preset, n_samples, self.n_clusters, rows, self.shuffle)
+        return Problem(self.preset, sample_shape, n_samples, self.n_clusters, rows, self.shuffle)
 
-    def n_epochs(self, n_samples: int) -> int:
-        return self.epochs or self.preset.epochs or self.method.epochs(self.problem(n_samples))
+    def n_epochs(self, problem: Problem) -> int:
+        published = self.preset.epochs if isinstance(self.method, AutoencoderMethod) else None
+        return self.epochs or published or self.method.epochs(problem)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs"):
@@ -128,14 +129,14 @@ class TrainResult:
 
     coefficients: (N, N) on the CPU; row i holds the coefficients of sample i. latent: (N, h) on the
     CPU, what the encoder makes of the samples in the end. pretraining and history: one dict an
-    epoch, as `Progress.metrics` with "epoch". weights: those of the loss.
+    epoch, as `Progress.metrics` with "epoch". weights: those of the loss, None where the method has others.
     """
 
     coefficients: Tensor
     latent: Tensor
     history: History
     pretraining: History
-    weights: LossWeights
+    weights: LossWeights | None
     model: Model
 
 
@@ -356,7 +357,7 @@ class _Run:
         prepared = prepare(data.X, data.pixel_range, config.preset)
         self.X = torch.from_numpy(prepared).to(self.device, self.dtype)
         self.n = data.n_samples
-        self.problem = config.problem(self.n)
+        self.problem = config.problem(self.n, tuple(self.X.shape[1:]))
         # Pre-training sees a range of 1, whatever the units: then one learning rate fits all.
         scale = config.preset.pixel_range
         self.unit = 1.0 if scale is None else scale[1] - scale[0]
@@ -366,7 +367,7 @@ class _Run:
         if checkpoint is not None:
             digest = hashlib.sha256(prepared.data).hexdigest()
             identity = {
-                "config": asdict(config) | {"method": {"name": config.method.name, **asdict(config.method)}},
+                "config": asdict(config) | {"method": config.method.settings()},
                 "data": [list(prepared.shape), digest],
                 "autoencoder": None if autoencoder is None else _digest(autoencoder),
             }
@@ -473,43 +474,59 @@ class _Run:
         found = self._read(resume)
         in_training = found is not None and found[1]["phase"] == "train"
         with _DeferredInterrupt() as interrupt:
-            if self.given is not None:
-                autoencoder = self.given.to(self.device, self.dtype)
-            elif in_training:
-                autoencoder, _ = self._new_autoencoder(0)
-            else:
-                autoencoder = self._pretrain(found, interrupt)
-            return self._train(autoencoder, found if in_training else None, interrupt)
+            pretrained = None
+            if isinstance(self.config.method, AutoencoderMethod):
+                pretrained = self._pretrained(self.config.method, found, interrupt)
+            return self._train(pretrained, found if in_training else None, interrupt)
+
+    def _pretrained(
+        self,
+        method: AutoencoderMethod,
+        found: tuple[dict[str, Tensor], dict[str, Any]] | None,
+        interrupt: _DeferredInterrupt,
+    ) -> Pretrained:
+        if found is not None and found[1]["phase"] == "train":
+            autoencoder, _ = self._new_autoencoder(0)  # the checkpoint holds what it has become
+            return Pretrained(autoencoder, LossWeights(**found[1]["weights"]))
+        if self.given is not None:
+            autoencoder = self.given.to(self.device, self.dtype)
+        else:
+            autoencoder = self._pretrain(found, interrupt)
+        latent = self._encode(autoencoder.encoder)
+        weights = self.config.preset.weights or method.scale_free_weights(
+            self.problem, float(self.X.square().sum()) / self.n, float(latent.square().sum()) / self.n
+        )
+        return Pretrained(autoencoder, weights)
 
     def _train(
         self,
-        autoencoder: Autoencoder,
+        pretrained: Pretrained | None,
         found: tuple[dict[str, Tensor], dict[str, Any]] | None,
         interrupt: _DeferredInterrupt,
     ) -> TrainResult:
         config, problem = self.config, self.problem
-        if found is not None:
-            weights = LossWeights(**found[1]["weights"])
-        else:
-            latent = self._encode(autoencoder.encoder)
-            weights = config.preset.weights or config.method.scale_free_weights(
-                problem, float(self.X.square().sum()) / self.n, float(latent.square().sum()) / self.n
-            )
-        model = config.method.model(problem, autoencoder, weights, generator_for(config.seed, _MODEL))
+        model = config.method.model(problem, pretrained, generator_for(config.seed, _MODEL))
+        model.to(self.device, self.dtype)
         optimizers = model.optimizers(config.preset.lr, problem.n_batches)
+        rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         if found is not None:
             self._load(model, found[0])
             _load_optimizers(optimizers, found[0])
             self.pretraining, self.history = found[1]["pretraining"], found[1]["history"]
         else:
-            model.start(latent)
+            model.start(self.X, self._encode(model.encoder))
+        weights = None if pretrained is None else pretrained.weights
 
         def save(phase: str) -> None:
-            self._save(phase, model, optimizers, weights=asdict(weights))
+            self._save(phase, model, optimizers, weights=None if weights is None else asdict(weights))
 
-        n_epochs = config.n_epochs(self.n)
+        n_epochs = config.n_epochs(problem)
         while len(self.history) < n_epochs:
             epoch = len(self.history)
+            for optimizer, own in zip(optimizers, rates, strict=True):
+                for group, rate in zip(optimizer.param_groups, own, strict=True):
+                    group["lr"] = rate * model.lr_factor(epoch, n_epochs)
+            model.begin_epoch(self.X, epoch, generator_for(config.seed, _EPOCH, epoch))
             metrics = self._train_epoch(model, optimizers, epoch)
             self._check_finite(metrics["loss"], "train", epoch)
             self.history.append({"epoch": epoch + 1, **metrics})
@@ -537,6 +554,8 @@ class _Run:
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.objective.backward()  # type: ignore[no-untyped-call]
+            if model.max_gradient_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), model.max_gradient_norm)
             for optimizer in optimizers:
                 optimizer.step()
             for totals, parts in ((terms, loss.terms), (measures, loss.measures)):

@@ -1,6 +1,7 @@
 """The command line on tiny data: results, resume after Ctrl-C, exit codes and one-line errors."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import dsc.cli as cli
 import numpy as np
 import pytest
 from dsc.clustering import AFFINITIES, ASSIGN_LABELS
-from dsc.methods.bdsc import GRADIENTS
+from dsc.methods import METHODS
 from dsc.presets import PRESETS
 from typer.testing import CliRunner
 
@@ -56,6 +57,7 @@ def test_fit_writes_everything_and_compares(images, tmp_path):
     names = {p.name for p in out.iterdir()}
     assert names == {
         "labels.csv", "coefficients.npz", "affinity.npz", "metrics.json", "config.json", "history.json", "plots",
+        "model.safetensors",
     }  # fmt: skip
     metrics = json.loads((out / "metrics.json").read_text())
     assert 0 <= metrics["acc"] <= 1
@@ -99,7 +101,7 @@ def test_default_directory_and_default_preset(monkeypatch, tmp_path):
         seen.update(settings, n_clusters=n_clusters)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("dsc.estimators.fit_method", stop)
+    monkeypatch.setattr("dsc.pipeline.fit_method", stop)
     result = run("fit", "--data", "digits")
     assert result.exit_code == 2
     assert flat(result.stderr).endswith("error: far enough")
@@ -111,7 +113,7 @@ def test_default_directory_and_default_preset(monkeypatch, tmp_path):
 @pytest.mark.parametrize("phase", ["pretrain", "train"])
 def test_interrupted_run_resumes_to_the_same_result(images, tmp_path, monkeypatch, phase):
     common = ["fit", "--data", images, "--batch-size", 9, "--epochs", 6, "--pretrain-steps", 700]
-    common += ["--gradient", "detach+ae", "--seed", 3]
+    common += ["--set", "gradient=detach+ae", "--seed", 3]
     whole = run(*common, "--out", tmp_path / "whole")
     assert whole.exit_code == 0, whole.output
 
@@ -207,7 +209,7 @@ def test_errors_are_one_line_and_exit_code_2(images, tmp_path, monkeypatch, argu
 
 
 def test_memory_refusal_is_one_line(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsc.estimators._available_bytes", lambda: 10)
+    monkeypatch.setattr("dsc.pipeline._available_bytes", lambda: 10)
     result = run("fit", "--data", images, "--out", tmp_path / "run", *QUICK)
     assert result.exit_code == 2
     assert "error: BDSC: 36 samples need about" in flat(result.stderr)
@@ -218,7 +220,6 @@ def test_presets_lists_them_all_and_choices_are_the_modules_own():
     assert result.exit_code == 0
     assert all(name in result.stdout for name in PRESETS)
     assert typing.get_args(cli.PresetName) == PRESETS
-    assert typing.get_args(cli.GradientName) == GRADIENTS
     assert set(typing.get_args(cli.AffinityName)) == set(AFFINITIES)
     assert set(typing.get_args(cli.AssignName)) == set(ASSIGN_LABELS)
 
@@ -242,13 +243,23 @@ def test_import_and_help_load_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
-def test_sscn_writes_a_model_that_labels_new_samples(images, tmp_path):
+def test_methods_are_those_of_the_package_and_listed_with_their_settings():
+    assert typing.get_args(cli.MethodName) == tuple(METHODS)
+    listed = run("methods")
+    assert listed.exit_code == 0
+    for name, method in METHODS.items():
+        assert name in listed.stdout
+        for field in dataclasses.fields(method):
+            assert f"{field.name}=" in listed.stdout
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_writes_a_model_that_labels_new_samples(images, tmp_path, method):
     out = tmp_path / "run"
-    result = run("fit", "--data", images, "--method", "sscn", "--out", out, "--no-baselines", *QUICK)
+    result = run("fit", "--data", images, "--method", method, "--out", out, "--no-baselines", *QUICK)
     assert result.exit_code == 0, result.output
-    assert "SSCN" in result.stdout
-    assert json.loads((out / "config.json").read_text())["training"]["method"] == {"name": "sscn"}
-    assert (out / "model.safetensors").is_file()
+    assert METHODS[method].title in result.stdout
+    assert json.loads((out / "config.json").read_text())["training"]["method"]["name"] == method
     again = run("predict", out, images, "--out", tmp_path / "again" / "labels.csv")
     assert again.exit_code == 0, again.output
     assert "ACC" in again.stdout
@@ -263,14 +274,26 @@ def test_sscn_writes_a_model_that_labels_new_samples(images, tmp_path):
 
 def test_predict_refuses_what_it_cannot_do(images, tmp_path):
     out = tmp_path / "run"
-    assert run("fit", "--data", images, "--out", out, "--no-baselines", *QUICK).exit_code == 0
-    transductive = run("predict", out, images, "--out", tmp_path / "labels.csv")
-    assert transductive.exit_code == 2
-    assert "holds no model.safetensors" in flat(transductive.stderr)
+    out.mkdir()
+    empty = run("predict", out, images, "--out", tmp_path / "labels.csv")
+    assert empty.exit_code == 2
+    assert "holds no model.safetensors" in flat(empty.stderr)
     assert not (tmp_path / "labels.csv").exists()
     taken = run("predict", out, images, "--out", images)
     assert taken.exit_code == 2
     assert "exists already" in flat(taken.stderr)
-    refused = run("fit", "--data", images, "--method", "sscn", "--gradient", "detach", "--out", tmp_path / "x", *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "text"),
+    [
+        ("sscn", "gradient=detach", "--set: expected a setting of sscn (none) as NAME=VALUE, got 'gradient=detach'"),
+        ("bdsc", "gradient", "BDSC: gradient: expected one of splice, detach, detach+ae, got ''"),
+        ("bdsc", "zero_diagonal=1", "--set: zero_diagonal: expected true or false, got '1'"),
+    ],
+)
+def test_settings_a_method_does_not_have_are_refused(images, tmp_path, method, setting, text):
+    refused = run("fit", "--data", images, "--method", method, "--set", setting, "--out", tmp_path / "x", *QUICK)
     assert refused.exit_code == 2
-    assert "--gradient: expected with --method bdsc" in flat(refused.stderr)
+    assert text in flat(refused.stderr)
+    assert not (tmp_path / "x").exists()

@@ -1,12 +1,14 @@
 """The estimator: scikit-learn's own checks, images and presets, repeatability, memory and errors."""
 
-import dsc.estimators as estimators
+import dsc.pipeline as pipeline
 import numpy as np
 import pytest
-from dsc import BDSC, SSCN
+import torch
+from dsc import BDSC, SSCN, Predictor
 from dsc.data import load
-from dsc.estimators import fit_method, required_bytes
 from dsc.metrics import clustering_accuracy
+from dsc.out_of_sample import CoefficientVote
+from dsc.pipeline import fit_method, required_bytes
 from dsc.presets import PRESETS, get_preset
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -162,8 +164,8 @@ def test_every_preset_names_are_accepted_by_the_estimator(name):
 
 
 def test_what_cannot_fit_is_refused_before_any_work(digits, monkeypatch):
-    monkeypatch.setattr(estimators, "_available_bytes", lambda: 1000)
-    monkeypatch.setattr(estimators, "fit", lambda *a, **k: pytest.fail("training was started"))
+    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 1000)
+    monkeypatch.setattr(pipeline, "fit", lambda *a, **k: pytest.fail("training was started"))
     with pytest.raises(MemoryError, match=r"60 samples need about .* fewer samples, or dsc.baselines"):
         BDSC(4, **QUICK).fit(digits)
 
@@ -174,3 +176,44 @@ def test_required_bytes_follow_the_formula():
     assert required_bytes(n, None, affinity="plain") == 28 * n**2
     assert required_bytes(n, None, affinity="plain", itemsize=8) == 32 * n**2
     assert required_bytes(4000, None) == 60 * 4000**2
+
+
+@pytest.mark.parametrize("estimator", [BDSC(3, random_state=0), SSCN(3, random_state=0)])
+def test_new_samples_are_labelled_the_model_is_kept_and_bases_span_their_clusters(estimator, tmp_path):
+    X, y = subspaces(per_cluster=90)
+    model = estimator.fit(X[:200])
+    inside = clustering_accuracy(y[:200], model.labels_)
+    assert inside > 0.9
+    found = model.predict(X[200:])
+    assert clustering_accuracy(np.r_[y[:200], y[200:]], np.r_[model.labels_, found]) > inside - 0.05
+    assert (model.predict(X[:200]) == model.labels_).mean() > 0.95
+    np.testing.assert_array_equal(model.predict(X[200:201]), found[:1])  # alone as among others
+    model.predictor_.save(tmp_path / "model")
+    loaded = Predictor.load(tmp_path / "model")
+    assert type(loaded.method) is type(model._method())
+    np.testing.assert_array_equal(loaded.predict(np.asarray(X[200:], dtype=np.float32)), found)
+
+    latent = model.transform(X[:200])
+    for k, basis in enumerate(model.subspace_bases_):
+        np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-5)
+        rows = latent[model.labels_ == k]
+        assert np.linalg.norm(rows @ basis.T @ basis) <= np.linalg.norm(rows) * (1 + 1e-6)
+
+
+def test_the_vote_of_coefficients_is_ridge_against_the_fitted_rows():
+    rng = torch.Generator().manual_seed(0)
+    for n, h in ((30, 7), (7, 30)):
+        latent = torch.randn(n, h, generator=rng, dtype=torch.float64)
+        labels = torch.arange(n) % 3
+        vote = CoefficientVote.fitted(latent, labels, 3)
+        new = torch.randn(4, h, generator=rng, dtype=torch.float64)
+        unit = latent / latent.norm(dim=1, keepdim=True)
+        Z = unit - unit.mean(0)
+        Z = Z / Z.norm(dim=1, keepdim=True)
+        z = new / new.norm(dim=1, keepdim=True) - unit.mean(0)
+        z = z / z.norm(dim=1, keepdim=True)
+        c = z @ Z.T @ torch.linalg.inv(Z @ Z.T + n / 3 * torch.eye(n, dtype=torch.float64))
+        fifth = c.sort(descending=True).values[:, 4:5]
+        kept = torch.where(c >= fifth, c, 0.0).clamp_min(0.0)
+        expected = torch.stack([kept[:, labels == k].sum(1) for k in range(3)], dim=1)
+        torch.testing.assert_close(vote(new), expected)

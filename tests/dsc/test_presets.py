@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -124,8 +126,10 @@ def test_epochs_suffice_for_adam_to_carry_c_to_its_solution():
     assert settling_epochs(400, 40, 1e-3) == 317
     assert settling_epochs(10**6, 2, 1e-3) == 50
     assert automatic((5,)).epochs is None
-    assert TrainConfig(automatic((5,)), 40).n_epochs(400) == 317
-    assert TrainConfig(automatic((5,)), 40, epochs=3).n_epochs(400) == 3
+    config = TrainConfig(automatic((5,)), 40)
+    problem = config.problem(400, (5,))
+    assert config.n_epochs(problem) == 317
+    assert replace(config, epochs=3).n_epochs(problem) == 3
 
 
 def test_scale_free_weights_balance_the_ideal_partition():

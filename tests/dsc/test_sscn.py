@@ -107,7 +107,7 @@ def test_a_saved_predictor_labels_alike_and_other_files_are_refused(digits, tmp_
     model.predictor_.save(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with safe_open(path, framework="pt") as file:
-        assert json.loads(file.metadata()["dsc"])["method"] == "sscn"
+        assert json.loads(file.metadata()["dsc"])["method"] == {"name": "sscn"}
     loaded = Predictor.load(path)
     X = np.asarray(digits, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(loaded.predict(X), model.labels_)

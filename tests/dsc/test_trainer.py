@@ -36,7 +36,7 @@ def dataset():
 
 def config(**changes) -> TrainConfig:
     preset = replace(automatic((1, 8, 8)), channels=(3,), epochs=6, pixel_range=(0.0, 255.0))
-    own = {name: changes.pop(name) for name in ("gradient", "bank_update", "zero_diagonal") if name in changes}
+    own = {name: changes.pop(name) for name in ("gradient", "bank", "zero_diagonal") if name in changes}
     settings = {"preset": preset, "n_clusters": K, "batch_size": 8, "pretraining": PRETRAINING, **changes}
     return TrainConfig(**settings, method=BDSCMethod(**own))
 
@@ -94,7 +94,7 @@ def test_every_row_moves_once_an_epoch_the_last_short_batch_included(gradient, b
 
 def test_fifo_is_index_replacement_without_shuffling_bit_by_bit():
     index = fit(dataset(), config(shuffle=False))
-    fifo = fit(dataset(), config(shuffle=False, bank_update="fifo"))
+    fifo = fit(dataset(), config(shuffle=False, bank="fifo"))
     assert torch.equal(index.coefficients, fifo.coefficients)
     assert torch.equal(index.model.bank.features, fifo.model.bank.features)
     assert index.history == fifo.history
@@ -102,7 +102,7 @@ def test_fifo_is_index_replacement_without_shuffling_bit_by_bit():
 
 def test_fifo_is_refused_with_shuffling():
     with pytest.raises(ValueError, match=r"fifo.*shuffle=False"):
-        config(bank_update="fifo")
+        config(bank="fifo")
 
 
 @pytest.mark.parametrize("stop", [("pretrain", 5), ("train", 1), ("train", 4), ("train", 6)])
@@ -276,7 +276,7 @@ def test_divergence_is_an_error_not_a_result():
         ({"epochs": 0}, "epochs"),
         ({"n_clusters": 0}, "n_clusters"),
         ({"gradient": "both"}, "gradient.*'both'"),
-        ({"bank_update": "lifo", "shuffle": False}, "bank_update.*'lifo'"),
+        ({"bank": "lifo", "shuffle": False}, "bank.*'lifo'"),
         ({"dtype": "float16"}, "dtype.*'float16'"),
     ],
 )

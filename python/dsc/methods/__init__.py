@@ -1,7 +1,22 @@
 """Methods: each module holds one model and its loss for one batch; the trainer does the rest."""
 
 from dsc.methods.bdsc import BDSC, BDSCMethod
-from dsc.methods.method import BatchLoss, Method, Model, Problem
+from dsc.methods.method import AutoencoderMethod, BatchLoss, Method, Model, Pretrained, Problem
 from dsc.methods.sscn import SSCN, SSCNMethod
 
-__all__ = ["BDSC", "SSCN", "BDSCMethod", "BatchLoss", "Method", "Model", "Problem", "SSCNMethod"]
+# By the name that the command line and stored models use.
+METHODS: dict[str, type[Method]] = {method.name: method for method in (BDSCMethod, SSCNMethod)}
+
+__all__ = [
+    "BDSC",
+    "METHODS",
+    "SSCN",
+    "AutoencoderMethod",
+    "BDSCMethod",
+    "BatchLoss",
+    "Method",
+    "Model",
+    "Pretrained",
+    "Problem",
+    "SSCNMethod",
+]

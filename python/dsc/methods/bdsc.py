@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dsc.methods.method import BatchLoss, Method, Model, Problem
+from dsc.methods.method import AutoencoderMethod, BatchLoss, Model, Pretrained, Problem
 from dsc.networks import Autoencoder
 from dsc.presets import LossWeights, settling_epochs
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
@@ -28,24 +28,30 @@ GRADIENTS = ("splice", "detach", "detach+ae")
 
 
 @dataclass(frozen=True)
-class BDSCMethod(Method):
+class BDSCMethod(AutoencoderMethod):
     """Settings of BDSC; see :class:`BDSC` for each. Raises ValueError for an unknown one."""
 
     name: ClassVar[str] = "bdsc"
+    title: ClassVar[str] = "BDSC"
+    summary: ClassVar[str] = "a coefficient for every pair, in mini-batches against a memory bank; in one batch DSC-Net"
     gradient: Gradient = "splice"
-    bank_update: Literal["index", "fifo"] = "index"
+    bank: Literal["index", "fifo"] = "index"
     zero_diagonal: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("gradient", GRADIENTS), ("bank_update", ("index", "fifo"))):
+        for name, choices in (("gradient", GRADIENTS), ("bank", ("index", "fifo"))):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"BDSC: {name}: expected one of {', '.join(choices)}, got {value!r}")
 
+    @property
+    def shuffles(self) -> bool:
+        return self.bank == "index"  # FIFO keeps the columns of C in place in a fixed order alone
+
     def check(self, shuffled: bool) -> None:
-        if self.bank_update == "fifo" and shuffled:
+        if self.bank == "fifo" and shuffled:
             raise ValueError(
-                "BDSC: bank_update: 'fifo' needs shuffle=False, got shuffle=True; samples would change places in the "
+                "BDSC: bank: 'fifo' needs shuffle=False, got shuffle=True; samples would change places in the "
                 "bank and with them the columns of C"
             )
 
@@ -58,15 +64,16 @@ class BDSCMethod(Method):
     def scale_free_weights(self, problem: Problem, sample_energy: float, latent_energy: float) -> LossWeights:
         return LossWeights.scale_free(sample_energy, latent_energy, problem.n_samples / problem.n_clusters)
 
-    def model(self, problem: Problem, autoencoder: Autoencoder, weights: LossWeights, seed: torch.Generator) -> BDSC:
+    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> BDSC:
+        assert pretrained is not None
         return BDSC(
-            autoencoder,
+            pretrained.autoencoder,
             problem.n_samples,
-            weights,
+            pretrained.weights,
             gradient=self.gradient,
             zero_diagonal=self.zero_diagonal,
             coefficient_init=problem.preset.coefficient_init,
-            bank_update=self.bank_update,
+            bank_update=self.bank,
             shuffled=problem.shuffled,
         )
 
@@ -127,7 +134,7 @@ class BDSC(Model):
         self.weights = weights
         self.gradient = gradient
 
-    def start(self, latent: Tensor) -> None:
+    def start(self, x: Tensor, latent: Tensor) -> None:
         """Fills the bank: zero rows would poison C."""
         self.bank.fill(latent)
 

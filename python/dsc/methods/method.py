@@ -1,20 +1,22 @@
 """What the trainer asks of a method, and what it tells one.
 
 A method is a `Method`, plain settings that a checkpoint can hold, and the `Model` it makes: the networks and the loss
-of one batch. Order of samples, epochs, checkpoints and history are the trainer's.
+of one batch. Order of samples, epochs, checkpoints and history are the trainer's. An `AutoencoderMethod` gets a
+pre-trained autoencoder to start from.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dsc.networks import Autoencoder
+from dsc.networks import Autoencoder, build_autoencoder
+from dsc.out_of_sample import CoefficientVote
 from dsc.presets import LossWeights, Preset
 
 
@@ -36,9 +38,18 @@ class Model(nn.Module, ABC):
     """Networks in training. `encoder` maps a batch of samples to latent rows (B, h)."""
 
     encoder: nn.Module
+    # The largest norm of the gradient of all parameters together; a longer one is scaled down to it before the step.
+    max_gradient_norm: float | None = None
 
-    def start(self, latent: Tensor) -> None:
-        """Called once before the first step with the latent rows of all samples, (N, h), in order."""
+    def start(self, x: Tensor, latent: Tensor) -> None:
+        """Called once before the first step, with all samples, (N, ...), and their latent rows, (N, h), in order."""
+
+    def begin_epoch(self, x: Tensor, epoch: int, generator: torch.Generator) -> None:
+        """Called before each epoch, counted from 0, with all samples in order and the epoch's own random numbers."""
+
+    def lr_factor(self, epoch: int, epochs: int) -> float:
+        """What the optimisers' rates are multiplied by in an epoch, counted from 0, of so many."""
+        return 1.0
 
     @abstractmethod
     def batch_loss(self, x: Tensor, rows: Tensor | None = None) -> BatchLoss:
@@ -52,10 +63,13 @@ class Model(nn.Module, ABC):
     def coefficients(self, latent: Tensor) -> Tensor:
         """C (N, N), without gradient, given the latent rows of all samples; row i is that of sample i."""
 
-    def classifier(self, latent: Tensor, labels: Tensor, seed: torch.Generator) -> nn.Module | None:
-        """A module from latent rows (n, h) to scores (n, K) that has learnt the samples' clusters `labels` (N,) int64,
-        or None where the method is transductive."""
-        return None
+    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> nn.Module:
+        """A module from latent rows (n, h) to scores (n, K) that has learnt the samples' clusters `labels` (N,) int64.
+
+        By default, for methods whose C has a row for fitted samples alone, the vote of a new sample's coefficients on
+        the fitted ones.
+        """
+        return CoefficientVote.fitted(latent, labels, n_clusters)
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ class Problem:
     """What a method may look at to set itself up: sizes, never labels."""
 
     preset: Preset
+    sample_shape: tuple[int, ...]
     n_samples: int
     n_clusters: int
     rows_per_batch: int
@@ -75,9 +90,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """Settings of one method; immutable and made of plain values."""
+    """Settings of one method; immutable and made of plain values.
+
+    name, title: what the command line and what people call it. summary: in a line. batch_size: samples a step where
+    nobody says, None for all. labels_by_classifier: labels of the fitted samples are the classifier's, not those of
+    spectral clustering.
+    """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    batch_size: ClassVar[int | None] = None
+    labels_by_classifier: ClassVar[bool] = False
+
+    def settings(self) -> dict[str, Any]:
+        """Name and settings as plain values."""
+        return {"name": self.name, **asdict(self)}
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether samples come in another order in every epoch."""
+        return True
 
     def check(self, shuffled: bool) -> None:  # noqa: B027 (most methods take any order)
         """Raises ValueError where the order of the samples does not suit the method."""
@@ -91,9 +124,32 @@ class Method(ABC):
         """Passes over the data where neither the user nor the preset says."""
 
     @abstractmethod
+    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> Model:
+        """The model, on the CPU in float32 or as `pretrained`, whose modules it takes over."""
+
+    @abstractmethod
+    def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> nn.Module:
+        """An encoder like that of the model, for stored weights to be loaded into."""
+
+    def restored_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> nn.Module:
+        """What `Model.classifier` made, from its state_dict."""
+        return CoefficientVote.restored(tensors, n_clusters)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An autoencoder that has learnt the samples, and the weights of the loss."""
+
+    autoencoder: Autoencoder
+    weights: LossWeights
+
+
+class AutoencoderMethod(Method):
+    """A method that starts from a pre-trained autoencoder and weights its loss as `LossWeights` says."""
+
+    @abstractmethod
     def scale_free_weights(self, problem: Problem, sample_energy: float, latent_energy: float) -> LossWeights:
         """Weights where the preset has none, from the means of ||x||² and ||z||² over the samples."""
 
-    @abstractmethod
-    def model(self, problem: Problem, autoencoder: Autoencoder, weights: LossWeights, seed: torch.Generator) -> Model:
-        """The model around a pre-trained autoencoder, whose modules it takes over."""
+    def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> nn.Module:
+        return build_autoencoder(preset, sample_shape, torch.Generator()).encoder

@@ -15,6 +15,7 @@ belongs to the one that keeps most of its length. It learns from the labels of s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from dsc.methods.method import BatchLoss, Method, Model, Problem
+from dsc.methods.method import AutoencoderMethod, BatchLoss, Model, Pretrained, Problem
 from dsc.networks import Autoencoder
-from dsc.presets import LossWeights
+from dsc.presets import LossWeights, Preset
 
 # Steps that a run takes at least: published are 30 epochs of 10 batches.
 _STEPS = 300
@@ -35,10 +36,14 @@ _PENALTY_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
-class SSCNMethod(Method):
+class SSCNMethod(AutoencoderMethod):
     """Settings of SSCN: none but the dimension d of a subspace, which is that of the preset."""
 
     name: ClassVar[str] = "sscn"
+    title: ClassVar[str] = "SSCN"
+    summary: ClassVar[str] = "a learnt metric in mini-batches, of one size for any N; labels new samples"
+    batch_size: ClassVar[int | None] = 1000
+    labels_by_classifier: ClassVar[bool] = True
 
     def training_words(self, n_samples: int, rows_per_batch: int) -> int:
         return 0
@@ -50,14 +55,22 @@ class SSCNMethod(Method):
         rank = problem.n_clusters * problem.preset.subspace_dim
         return LossWeights.scale_free(sample_energy, latent_energy, _PENALTY_SHARE * problem.rows_per_batch / rank)
 
-    def model(self, problem: Problem, autoencoder: Autoencoder, weights: LossWeights, seed: torch.Generator) -> SSCN:
+    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> SSCN:
+        assert pretrained is not None
         return SSCN(
-            autoencoder,
+            pretrained.autoencoder,
             problem.n_clusters,
             problem.preset.subspace_dim,
-            weights,
+            pretrained.weights,
             generator=seed,
         )
+
+    def restored_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> LatentClassifier:
+        subspaces = tensors["subspaces"]
+        inner = SubspaceClassifier(n_clusters, preset.subspace_dim, subspaces.dtype)
+        classifier = LatentClassifier(subspaces, inner)
+        classifier.load_state_dict(dict(tensors))
+        return classifier
 
 
 class SSCN(Model):
@@ -101,10 +114,9 @@ class SSCN(Model):
         H = self.coordinates(latent).detach()
         return H @ H.T
 
-    def classifier(self, latent: Tensor, labels: Tensor, seed: torch.Generator) -> LatentClassifier:
+    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> LatentClassifier:
         """W and a :class:`SubspaceClassifier` behind it, fitted here; W does not move."""
         H = self.coordinates(latent).detach()
-        n_clusters = H.shape[1] // self.subspace_dim
         rotated = SubspaceClassifier(n_clusters, self.subspace_dim, H.dtype).to(H.device)
         rotated.fit(H, labels, generator=seed)
         return LatentClassifier(self.subspaces.detach().clone(), rotated)

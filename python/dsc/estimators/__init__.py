@@ -1,0 +1,6 @@
+"""The methods as scikit-learn estimators, one a module."""
+
+from dsc.estimators.bdsc import BDSC
+from dsc.estimators.sscn import SSCN
+
+__all__ = ["BDSC", "SSCN"]

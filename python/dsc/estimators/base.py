@@ -1,0 +1,115 @@
+"""What the estimators share: from an array to a data set, from a result to attributes, labels of new samples."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dsc.data import Dataset, load
+from dsc.methods import Method
+from dsc.pipeline import FitResult, fit_method
+from dsc.presets import Preset, get_preset
+from dsc.trainer import Callback, Progress
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
+    from typing_extensions import Self
+
+Array = npt.NDArray[Any]
+
+
+class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
+    """An estimator is its parameters and `_method`; parameters that are no setting of the method go to `fit_method`."""
+
+    def _method(self) -> Method:
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, Any]:
+        """The parameters that `fit_method` takes by their own names."""
+        own = {"image_shape", "pixel_range", "random_state", "verbose", *asdict(self._method())}
+        return {name: value for name, value in self.get_params(deep=False).items() if name not in own}
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _dataset(self, X: npt.ArrayLike, reset: bool) -> Dataset:
+        rules: dict[str, Any] = {"dtype": [np.float64, np.float32], "allow_nd": True}
+        samples: Array
+        if reset:
+            samples = validate_data(self, X, ensure_min_samples=2, **rules)
+            self.n_features_in_ = int(np.prod(samples.shape[1:]))
+        else:
+            samples = check_array(X, estimator=self, **rules)
+            rows = X if samples.ndim == 2 else samples.reshape(len(samples), -1)
+            validate_data(self, rows, reset=False, skip_check_array=True)  # as many features, and of the same names
+        image_shape = self.image_shape
+        if image_shape is None and samples.ndim == 2 and self.preset is not None:
+            image_shape = (
+                self.preset if isinstance(self.preset, Preset) else get_preset(self.preset, self.n_clusters)
+            ).image_shape
+        return load(samples, image_shape=image_shape, pixel_range=self.pixel_range)
+
+    def fit(self, X: npt.ArrayLike, y: object = None) -> Self:
+        """Cluster X: (n, features) or images (n, h, w), (n, c, h, w), (n, h, w, c). y is ignored.
+
+        Raises ValueError or TypeError naming the setting or what is wrong with X, MemoryError where
+        the N² arrays cannot fit, `dsc.trainer.DivergedError` where the loss stops being finite.
+        """
+        data = self._dataset(X, reset=True)
+        if isinstance(self.random_state, numbers.Integral):
+            seed = int(self.random_state)
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        show = _print_progress(type(self).__name__, self.verbose)
+        result = fit_method(data, method=self._method(), seed=seed, callback=show, **self._settings())
+        self._keep(result)
+        return self
+
+    def _keep(self, result: FitResult) -> None:
+        self.labels_ = result.labels
+        self.affinity_matrix_ = result.affinity
+        self.coefficients_ = result.coefficients
+        self.subspace_bases_ = result.subspace_bases
+        self.predictor_ = result.predictor
+        self.history_ = result.training.history
+        self.n_iter_ = len(result.training.history)
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Labels (n,) int64 of new samples, shaped as those of :meth:`fit`: one pass of the encoder, then the method's
+        classifier or, where it has none, the vote of their coefficients on the fitted samples.
+
+        Raises ValueError for samples of another shape, NotFittedError before :meth:`fit`.
+        """
+        check_is_fitted(self)
+        return self.predictor_.predict(self._dataset(X, reset=False).X)
+
+    def transform(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Latent rows (n, h) float32 of samples; raises as :meth:`predict`."""
+        check_is_fitted(self)
+        return self.predictor_.transform(self._dataset(X, reset=False).X)
+
+    def fit_predict(self, X: npt.ArrayLike, y: object = None) -> npt.NDArray[np.int64]:
+        """Cluster X and return `labels_`, (n,) int64; see :meth:`fit`."""
+        return self.fit(X).labels_
+
+
+def _print_progress(owner: str, verbose: int) -> Callback | None:
+    if not verbose:
+        return None
+
+    def show(progress: Progress) -> None:
+        every = max(1, progress.epochs // (10 * int(verbose)))
+        if progress.epoch % every == 0 or progress.epoch == progress.epochs:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+            print(f"[{owner}] {progress.phase} {progress.epoch}/{progress.epochs}  {figures}")
+
+    return show

@@ -1,0 +1,152 @@
+"""The estimator of BDSC."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from dsc.estimators.base import DeepSubspaceClustering
+from dsc.methods import BDSCMethod
+from dsc.methods.bdsc import Gradient
+from dsc.presets import Preset
+
+
+class BDSC(DeepSubspaceClustering):
+    """Deep subspace clustering by mini-batch against a memory bank.
+
+    An autoencoder turns each sample into a latent row, each latent row is written as a linear
+    combination of the others, ``Z ~ C Z``, and spectral clustering of the graph of ``|C|`` gives
+    the clusters. Use it for data near a union of low-dimensional subspaces (faces under changing
+    light, objects on a turntable, handwriting) with up to about 10,000 samples; for round blobs
+    k-means is right and cheaper. Compare with :func:`dsc.baselines.run_baselines` on your data.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+    image_shape : (h, w) or (c, h, w), optional
+        Read rows of X as images of this shape and use a convolutional autoencoder; without it rows
+        are feature vectors and the autoencoder is fully connected. An X of three or four
+        dimensions, (n, h, w) or (n, c, h, w), is always taken for images.
+    pixel_range : (low, high), optional
+        Scale of X, needed by presets of data sets; told from the values where they leave no doubt.
+    preset : {"orl", "coil20", "coil100", "eyaleb", "digits"} or Preset, optional
+        Network, loss weights, epochs and post-processing of a published data set. By default they
+        follow from the shape of a sample.
+    batch_size : int, optional
+        Samples a step; default all. One batch with gradient "splice" is DSC-Net.
+    gradient : {"splice", "detach", "detach+ae"}, default="splice"
+        What of the bank carries gradient: the batch's own rows; nothing; nothing, with a plain
+        autoencoder loss added.
+    bank : {"index", "fifo"}, default="index"
+        How latent rows enter the bank. "fifo" visits the samples in a fixed order.
+    epochs : int, optional
+        Passes over the data after pre-training; default the preset's.
+    lr : float, optional
+        Adam's at full batch; with k batches the networks get lr / k. Default the preset's, 1e-3.
+    pretrain_steps : int, optional
+        Most steps of autoencoder pre-training, which stops earlier once its error stops falling.
+    zero_diagonal : bool, default=False
+        Keep a sample out of its own combination.
+    affinity : {"post", "plain"}, optional
+        DSC-Net's post-processing, or ``(|C| + |C|.T)/2`` as it is; default the preset's. Without a preset images take
+        the first and feature vectors the second.
+    threshold, subspace_dim, power, unit_diagonal : optional
+        Knobs of "post", see :func:`dsc.clustering.post_affinity`; default the preset's.
+    n_eigenvectors : int, optional
+        Eigenvectors of the spectral step; default n_clusters (others need assign_labels="kmeans").
+    assign_labels : {"discretize", "kmeans", "cluster_qr"}, default="discretize"
+    random_state : int, RandomState or None, default=None
+        Seeds everything; an int makes runs repeat bit by bit on one machine and thread count.
+    device : str, optional
+        Where to train: "cpu" or "cuda"; default "cuda" where there is one.
+    verbose : int, default=0
+        Print about `verbose` times ten lines of progress.
+
+    Attributes
+    ----------
+    labels_ : (n,) int64 ndarray
+    affinity_matrix_ : (n, n) ndarray, symmetric, non-negative
+    coefficients_ : (n, n) float32 ndarray
+        C; row i holds the coefficients of sample i.
+    subspace_bases_ : list of (d, h) float32 ndarray
+        Of each cluster, an orthonormal basis of its latent rows, strongest direction first.
+    predictor_ : dsc.predictor.Predictor
+        What labels new samples; ``predictor_.save(path)`` and ``Predictor.load(path)`` keep it.
+    n_features_in_ : int
+    n_iter_ : int
+        Epochs run.
+    history_ : list of dict
+        One entry an epoch: epoch, loss, its weighted terms, drift of the bank.
+
+    Notes
+    -----
+    Time: each epoch costs O(N² d) for latent dimension d plus two passes of the networks; the
+    post-processing O(N³). Memory: 12 N² + 4 B N bytes in training (16 N² in one batch) and about
+    32 N² for a moment on the way to labels; a fit that cannot have that raises MemoryError first.
+    Transductive: there is no `predict`; C is indexed by sample.
+
+    References
+    ----------
+    Ji, Zhang, Li, Salzmann, Reid: Deep Subspace Clustering Networks. NIPS 2017.
+    arXiv 2507.19917: mini-batch deep subspace clustering with a memory bank (BDSC).
+
+    Examples
+    --------
+    >>> from dsc import BDSC
+    >>> from sklearn.datasets import load_digits
+    >>> X = load_digits().images[:300]
+    >>> labels = BDSC(n_clusters=10, batch_size=100, epochs=5, random_state=0).fit_predict(X)
+    >>> labels.shape
+    (300,)
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
+        pixel_range: tuple[float, float] | None = None,
+        preset: str | Preset | None = None,
+        batch_size: int | None = None,
+        gradient: Gradient = "splice",
+        bank: Literal["index", "fifo"] = "index",
+        epochs: int | None = None,
+        lr: float | None = None,
+        pretrain_steps: int | None = None,
+        zero_diagonal: bool = False,
+        affinity: Literal["post", "plain"] | None = None,
+        threshold: float | None = None,
+        subspace_dim: int | None = None,
+        power: float | None = None,
+        unit_diagonal: bool | None = None,
+        n_eigenvectors: int | None = None,
+        assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
+        random_state: int | np.random.RandomState | None = None,
+        device: str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.image_shape = image_shape
+        self.pixel_range = pixel_range
+        self.preset = preset
+        self.batch_size = batch_size
+        self.gradient = gradient
+        self.bank = bank
+        self.epochs = epochs
+        self.lr = lr
+        self.pretrain_steps = pretrain_steps
+        self.zero_diagonal = zero_diagonal
+        self.affinity = affinity
+        self.threshold = threshold
+        self.subspace_dim = subspace_dim
+        self.power = power
+        self.unit_diagonal = unit_diagonal
+        self.n_eigenvectors = n_eigenvectors
+        self.assign_labels = assign_labels
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def _method(self) -> BDSCMethod:
+        return BDSCMethod(self.gradient, self.bank, self.zero_diagonal)

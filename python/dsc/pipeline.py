@@ -1,0 +1,270 @@
+"""A data set and a method in, labels and a model out: the path that the command line and the estimators share.
+
+Owns settings, the memory check, and the order of training (`dsc.trainer`), affinity and labels (`dsc.clustering`), and
+what labels new samples (`dsc.predictor`). Composes only; has no numerics of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dsc.clustering import AFFINITIES, ASSIGN_LABELS, cluster_coefficients
+from dsc.data import Dataset
+from dsc.methods import BDSCMethod, Method
+from dsc.predictor import Predictor
+from dsc.presets import Preset, automatic, get_preset
+from dsc.subspaces import subspace_bases
+from dsc.trainer import (
+    CLASSIFIER,
+    Callback,
+    PretrainConfig,
+    TrainConfig,
+    TrainResult,
+    fit,
+    generator_for,
+)
+
+Array = npt.NDArray[Any]
+
+# Words of N² beside C at the worst moment of the way from C to labels, measured.
+_LABEL_WORDS = {"post": 7, "plain": 6}
+_POST_FLOAT64_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """From C to labels; see :func:`dsc.clustering.cluster_coefficients` for each setting."""
+
+    affinity: Literal["post", "plain"]
+    threshold: float
+    subspace_dim: int
+    power: float
+    unit_diagonal: bool
+    n_eigenvectors: int | None
+    assign_labels: Literal["kmeans", "discretize", "cluster_qr"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run found and every setting it ran with.
+
+    labels: (N,) int64. affinity: (N, N). training: C, the network and the history. seconds: wall time of training and
+    of C to labels. spectral_labels: those of spectral clustering; `labels` are the same, or for some methods the
+    predictor's. predictor: what labels new samples.
+    """
+
+    labels: npt.NDArray[np.int64]
+    affinity: Array
+    training: TrainResult
+    train_config: TrainConfig
+    label_config: LabelConfig
+    seconds: dict[str, float]
+    spectral_labels: npt.NDArray[np.int64]
+    predictor: Predictor
+
+    @property
+    def coefficients(self) -> Array:
+        """C (N, N); row i holds the coefficients of sample i."""
+        array: Array = self.training.coefficients.numpy()
+        return array
+
+    @property
+    def subspace_bases(self) -> list[Array]:
+        """Of each cluster (d, h), see :func:`dsc.subspaces.subspace_bases`."""
+        config = self.train_config
+        return subspace_bases(self.training.latent.numpy(), self.labels, config.n_clusters, config.preset.subspace_dim)
+
+
+def required_bytes(
+    n_samples: int,
+    batch_size: int | None,
+    *,
+    method: Method | None = None,
+    affinity: str = "post",
+    itemsize: int = 4,
+) -> int:
+    """Bytes that the arrays of size N² take at the worst moment of a run.
+
+    Training BDSC, the default, holds C, Adam's two moments and the gradient of the batch's rows of C, in float32
+    ``12 N² + 4 B N`` bytes, so ``16 N²`` in one batch; SSCN holds none. The way to labels holds C and about 7 ("post")
+    or 6 ("plain") matrices of its size, in float64 up to 4096 samples and in float32 above: ``32 N²`` or ``28 N²``.
+    """
+    n = n_samples
+    rows = n if batch_size is None else min(batch_size, n)
+    training = itemsize * (method or BDSCMethod()).training_words(n, rows)
+    word = 8 if n <= _POST_FLOAT64_LIMIT else 4
+    return max(training, (itemsize + _LABEL_WORDS[affinity] * word) * n * n)
+
+
+def _available_bytes() -> int | None:
+    """Memory that a new array could have, or None where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    try:  # a container may allow less than the machine has
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as u:
+            available = min(available, int(limit.read()) - int(u.read()))
+    except (OSError, ValueError):
+        pass
+    return available
+
+
+def _check_memory(n: int, config: TrainConfig, affinity: str) -> None:
+    itemsize = 4 if config.dtype == "float32" else 8
+    method = config.method
+    rows = n if config.batch_size is None else min(config.batch_size, n)
+    needs = [("host", required_bytes(n, rows, method=method, affinity=affinity, itemsize=itemsize))]
+    free = {"host": _available_bytes()}
+    if torch.device(config.device).type == "cuda":
+        needs.append((config.device, itemsize * (method.training_words(n, rows) + n * n)))
+        free[config.device] = torch.cuda.mem_get_info(config.device)[0]
+    for place, needed in needs:
+        available = free[place]
+        if available is not None and needed > available:
+            raise MemoryError(
+                f"{method.title}: {n} samples need about {needed / 2**30:.1f} GiB of {place} memory for the "
+                f"{n} x {n} coefficient matrix, its optimiser and its decomposition; "
+                f"{available / 2**30:.1f} GiB are free. Take fewer samples, or dsc.baselines.ridge_labels, "
+                "closed-form self-expression in O(N) memory"
+            )
+
+
+def _usable_device(device: str | None, owner: str) -> str:
+    """The device asked for, or CUDA where there is one."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"{owner}: device: expected 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"{owner}: device: got {device!r}, but PyTorch {torch.__version__} sees no CUDA device; use 'cpu'"
+        )
+    return device
+
+
+def fit_method(
+    data: Dataset,
+    n_clusters: int,
+    method: Method | None = None,
+    *,
+    preset: str | Preset | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    pretrain_steps: int | None = None,
+    affinity: Literal["post", "plain"] | None = None,
+    threshold: float | None = None,
+    subspace_dim: int | None = None,
+    power: float | None = None,
+    unit_diagonal: bool | None = None,
+    n_eigenvectors: int | None = None,
+    assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
+    seed: int = 0,
+    device: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    callback: Callback | None = None,
+) -> FitResult:
+    """Trains a method on a data set and clusters it: what `dsc fit` and the estimators run.
+
+    method: by default `BDSCMethod()`. The other settings are those of :class:`BDSC`; None takes the preset's.
+    `checkpoint`, `resume`, `callback` and what they raise: :func:`dsc.trainer.fit`. `data.labels` are never read.
+
+    Raises ValueError or TypeError naming the setting, and MemoryError where the N² arrays cannot
+    fit, before any work is done.
+    """
+    method = method or BDSCMethod()
+    owner = method.title
+    n = data.n_samples
+    for name, value, least in (
+        ("n_clusters", n_clusters, 1),
+        ("batch_size", batch_size, 1),
+        ("epochs", epochs, 1),
+        ("pretrain_steps", pretrain_steps, 1),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{owner}: {name}: expected an integer, got {value!r}")
+        if value < least:
+            raise ValueError(f"{owner}: {name}: expected at least {least}, got {value}")
+    if n_clusters > n:
+        raise ValueError(f"{owner}: n_clusters: expected at most the number of samples n_samples={n}, got {n_clusters}")
+    if lr is not None and not (isinstance(lr, numbers.Real) and 0 < lr < float("inf")):
+        raise ValueError(f"{owner}: lr: expected a number > 0, got {lr!r}")
+    if affinity is not None and affinity not in AFFINITIES:
+        raise ValueError(f"{owner}: affinity: expected one of {', '.join(AFFINITIES)}, got {affinity!r}")
+    if assign_labels not in ASSIGN_LABELS:
+        raise ValueError(f"{owner}: assign_labels: expected one of {', '.join(ASSIGN_LABELS)}, got {assign_labels!r}")
+
+    if preset is None:
+        chosen = automatic(tuple(data.X.shape[1:]), n / n_clusters)
+    elif isinstance(preset, Preset):
+        chosen = preset
+    else:
+        chosen = get_preset(preset, n_clusters)
+    overrides: dict[str, Any] = {
+        "lr": lr,
+        "affinity": affinity,
+        "threshold": threshold,
+        "subspace_dim": subspace_dim,
+        "power": power,
+        "unit_diagonal": unit_diagonal,
+    }
+    chosen = replace(chosen, **{k: v for k, v in overrides.items() if v is not None})
+    pretraining = PretrainConfig()
+    if pretrain_steps is not None:
+        pretraining = replace(
+            pretraining,
+            max_steps=pretrain_steps,
+            min_steps=min(pretraining.min_steps, pretrain_steps),
+            trial_steps=min(pretraining.trial_steps, pretrain_steps),
+        )
+    train_config = TrainConfig(
+        preset=chosen,
+        n_clusters=int(n_clusters),
+        method=method,
+        batch_size=method.batch_size if batch_size is None else int(batch_size),
+        shuffle=method.shuffles,
+        epochs=None if epochs is None else int(epochs),
+        seed=seed,
+        device=_usable_device(device, owner),
+        pretraining=pretraining,
+    )
+    label_config = LabelConfig(
+        affinity=chosen.affinity,
+        threshold=chosen.threshold,
+        subspace_dim=chosen.subspace_dim,
+        power=chosen.power,
+        unit_diagonal=chosen.unit_diagonal,
+        n_eigenvectors=n_eigenvectors,
+        assign_labels=assign_labels,
+    )
+    _check_memory(n, train_config, chosen.affinity)
+
+    start = time.perf_counter()
+    training = fit(data, train_config, checkpoint=checkpoint, resume=resume, callback=callback)
+    trained = time.perf_counter()
+    spectral, W = cluster_coefficients(
+        training.coefficients, int(n_clusters), seed=seed, **dataclasses.asdict(label_config)
+    )
+    predictor = Predictor.fitted(data, train_config, training, spectral, generator_for(seed, CLASSIFIER))
+    labels = predictor.predict(data.X) if method.labels_by_classifier else spectral
+    seconds = {"training": trained - start, "labels": time.perf_counter() - trained}
+    return FitResult(labels, W, training, train_config, label_config, seconds, spectral, predictor)
