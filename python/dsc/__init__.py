@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, SSCN
+    from dsc.estimators import BDSC, SSCN, EnergySubspaceClustering
     from dsc.metrics import evaluate
     from dsc.pipeline import fit_method
     from dsc.predictor import Predictor
@@ -35,6 +35,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
 _HOME = {
     "BDSC": "estimators",
     "SSCN": "estimators",
+    "EnergySubspaceClustering": "estimators",
     "fit_method": "pipeline",
     "Predictor": "predictor",
     "Dataset": "data",
@@ -52,6 +53,7 @@ __all__ = [
     "PRESETS",
     "SSCN",
     "Dataset",
+    "EnergySubspaceClustering",
     "Predictor",
     "__version__",
     "cluster_coefficients",

@@ -1,4 +1,4 @@
-"""The command line: `dsc fit`, `dsc predict`, `dsc presets`, `dsc --version`.
+"""The command line: `dsc fit`, `dsc predict`, `dsc methods`, `dsc presets`, `dsc experiment`, `dsc --version`.
 
 Owns options, progress, messages and exit codes: 0 done, 2 wrong input (one line, no traceback), 130
 stopped by Ctrl-C (with the command that resumes). All work is done by `dsc.pipeline.fit_method`,
@@ -42,7 +42,8 @@ app = typer.Typer(
 
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
-MethodName = Literal["bdsc", "sscn"]
+MethodName = Literal["bdsc", "sscn", "energy"]
+ExperimentName = Literal["table1", "sscn"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
 AffinityName = Literal["post", "plain"]
 AssignName = Literal["discretize", "kmeans", "cluster_qr"]
@@ -503,6 +504,44 @@ def predict(
             record = make_record(predictor.method.title, labels, dataset.labels, seconds)
             results.print(_comparison([record], f"{dataset.name}, {dataset.n_samples} samples"))
         results.print(f"{len(labels)} labels in {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def experiment(
+    name: Annotated[ExperimentName, typer.Argument(help="What to measure; each file in dsc/experiments is one.")],
+    data: Annotated[Path, typer.Option(envvar="DSC_DATA", help="Folder that holds the data sets.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.md and results/NAME.json and .png.")] = Path("docs"),
+    seeds: Annotated[int | None, typer.Option(min=1, help="Default: the experiment's.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a run.")] = 1,
+) -> None:
+    """Measure what an experiment asks and write the page of results; runs that are there are not repeated."""
+    messages = Console(stderr=True)
+    with _guarded(messages, lambda: f"dsc experiment {name} --data {shlex.quote(str(data))}"):
+        from dsc.experiments import NAMES, get_experiment
+        from dsc.experiments.results import write_page
+        from dsc.experiments.runner import run_experiment
+
+        chosen = get_experiment(name)
+
+        def show(done: int, count: int, record: dict[str, Any]) -> None:
+            acc = f"  ACC {record['scores']['acc']:.4f}" if "scores" in record else ""
+            title = f"{record['data']}, {record['label']}, seed {record['seed']}"
+            line = f"{done}/{count}  {title}{acc}  {record['seconds']:.0f} s"
+            messages.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        run_experiment(
+            chosen,
+            data,
+            out / "results" / f"{name}.json",
+            cache=out / "results" / ".pretrained",
+            seeds=seeds,
+            jobs=jobs,
+            threads=threads,
+            show=show,
+        )
+        write_page([get_experiment(each) for each in NAMES], out / "results.md", out / "results")
+        messages.print(f"results in {out / 'results.md'}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -20,6 +20,7 @@ import torch
 from dsc.clustering import AFFINITIES, ASSIGN_LABELS, cluster_coefficients
 from dsc.data import Dataset
 from dsc.methods import BDSCMethod, Method
+from dsc.networks import Autoencoder
 from dsc.predictor import Predictor
 from dsc.presets import Preset, automatic, get_preset
 from dsc.subspaces import subspace_bases
@@ -177,6 +178,7 @@ def fit_method(
     assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
     seed: int = 0,
     device: str | None = None,
+    autoencoder: Autoencoder | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     callback: Callback | None = None,
@@ -184,7 +186,8 @@ def fit_method(
     """Trains a method on a data set and clusters it: what `dsc fit` and the estimators run.
 
     method: by default `BDSCMethod()`. The other settings are those of :class:`BDSC`; None takes the preset's.
-    `checkpoint`, `resume`, `callback` and what they raise: :func:`dsc.trainer.fit`. `data.labels` are never read.
+    `autoencoder`, `checkpoint`, `resume`, `callback` and what they raise: :func:`dsc.trainer.fit`. `data.labels` are
+    never read.
 
     Raises ValueError or TypeError naming the setting, and MemoryError where the N² arrays cannot
     fit, before any work is done.
@@ -259,7 +262,7 @@ def fit_method(
     _check_memory(n, train_config, chosen.affinity)
 
     start = time.perf_counter()
-    training = fit(data, train_config, checkpoint=checkpoint, resume=resume, callback=callback)
+    training = fit(data, train_config, autoencoder=autoencoder, checkpoint=checkpoint, resume=resume, callback=callback)
     trained = time.perf_counter()
     spectral, W = cluster_coefficients(
         training.coefficients, int(n_clusters), seed=seed, **dataclasses.asdict(label_config)

@@ -61,7 +61,7 @@ def _umask() -> int:
     return mask
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
     with _replacing(path) as temporary:
         # A NaN would make the file invalid JSON for everybody else: refuse it here.
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
@@ -160,8 +160,8 @@ def write_run(
             scipy.sparse.save_npz(temporary, affinity)
         else:
             np.savez(temporary, affinity=affinity)
-    _write_json(out / _CONFIG, {**config, "versions": versions()})
-    _write_json(out / _HISTORY, {"pretraining": list(pretraining), "training": list(history)})
+    write_json(out / _CONFIG, {**config, "versions": versions()})
+    write_json(out / _HISTORY, {"pretraining": list(pretraining), "training": list(history)})
 
     plots = out / "plots"
     plots.mkdir(exist_ok=True)
@@ -174,14 +174,14 @@ def write_run(
     for name, figure in draw.items():
         with _replacing(plots / name) as temporary:
             figure().savefig(temporary, format="png", dpi=150)
-    _write_json(out / _METRICS, {**method, "baselines": list(baselines)})
+    write_json(out / _METRICS, {**method, "baselines": list(baselines)})
     return out
 
 
 # Plots. Figures are built without pyplot, so no global state and no window system is touched.
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -201,7 +201,7 @@ _TERM_NAMES = {
 
 def loss_figure(pretraining: Sequence[Mapping[str, float]], history: Sequence[Mapping[str, float]]) -> Figure:
     """Error of pre-training and weighted terms of the loss over epochs, both logarithmic."""
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     if pretraining:
         epochs = [row["epoch"] for row in pretraining]
@@ -252,7 +252,7 @@ def affinity_figure(affinity: Array | scipy.sparse.csr_array, labels: Array) -> 
     positive = shown[shown > 0]
     # The diagonal and a few heavy edges would leave everything else white.
     top = float(np.quantile(positive, 0.99)) if positive.size else 1.0
-    figure = _figure(7.2, 6.4)
+    figure = new_figure(7.2, 6.4)
     axes = figure.subplots()
     picture = axes.imshow(
         shown,
@@ -302,7 +302,7 @@ def clusters_figure(images: Array, labels: Array) -> Figure:
             y, x = r * (height + gap), c * (width + gap)
             canvas[y : y + height, x : x + width] = (pixels - low) / max(high - low, 1e-12)
     inches = 0.52
-    figure = _figure(1.6 + inches * _GRID_COLUMNS, 0.9 + inches * rows * (height + gap) / (width + gap))
+    figure = new_figure(1.6 + inches * _GRID_COLUMNS, 0.9 + inches * rows * (height + gap) / (width + gap))
     axes = figure.subplots()
     axes.imshow(
         canvas if channels == 3 else canvas[..., 0], cmap="gray", vmin=0, vmax=1,

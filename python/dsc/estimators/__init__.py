@@ -1,6 +1,7 @@
 """The methods as scikit-learn estimators, one a module."""
 
 from dsc.estimators.bdsc import BDSC
+from dsc.estimators.energy import EnergySubspaceClustering
 from dsc.estimators.sscn import SSCN
 
-__all__ = ["BDSC", "SSCN"]
+__all__ = ["BDSC", "SSCN", "EnergySubspaceClustering"]

@@ -1,11 +1,12 @@
 """Methods: each module holds one model and its loss for one batch; the trainer does the rest."""
 
 from dsc.methods.bdsc import BDSC, BDSCMethod
+from dsc.methods.energy import EnergyMethod, EnergyModel
 from dsc.methods.method import AutoencoderMethod, BatchLoss, Method, Model, Pretrained, Problem
 from dsc.methods.sscn import SSCN, SSCNMethod
 
 # By the name that the command line and stored models use.
-METHODS: dict[str, type[Method]] = {method.name: method for method in (BDSCMethod, SSCNMethod)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (BDSCMethod, SSCNMethod, EnergyMethod)}
 
 __all__ = [
     "BDSC",
@@ -14,6 +15,8 @@ __all__ = [
     "AutoencoderMethod",
     "BDSCMethod",
     "BatchLoss",
+    "EnergyMethod",
+    "EnergyModel",
     "Method",
     "Model",
     "Pretrained",

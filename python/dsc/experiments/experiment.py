@@ -1,0 +1,113 @@
+"""What an experiment is: arms, seeds, published figures to compare with. Declarations; the runner does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsc.data import Dataset, load
+from dsc.methods import Method
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: its name here and the file in the folder of data.
+
+    part, held_out: "train" or "test" of an archive that has both; the samples to cluster, and those that the fitted
+    model labels afterwards.
+    """
+
+    name: str
+    file: str
+    n_clusters: int
+    pixel_range: tuple[float, float]
+    part: str | None = None
+    held_out: str | None = None
+
+    def read(self, folder: Path) -> tuple[Dataset, Dataset | None]:
+        """The samples and those held out. Raises FileNotFoundError where the folder lacks the file."""
+        path = folder / self.file
+        if not path.is_file():
+            raise FileNotFoundError(f"experiment: data: expected {self.file} in {folder}")
+        if self.part is None:
+            return load(path, pixel_range=self.pixel_range), None
+        with np.load(path, allow_pickle=False) as archive:
+            parts = {p: (archive[f"x_{p}"], archive[f"y_{p}"]) for p in (self.part, self.held_out) if p is not None}
+
+        def dataset(part: str) -> Dataset:
+            X, labels = parts[part]
+            return load(X, labels=labels, pixel_range=self.pixel_range, name=f"{path.stem}-{part}")
+
+        return dataset(self.part), None if self.held_out is None else dataset(self.held_out)
+
+
+ORL = Data("orl", "orl_32x32.mat", 40, (0.0, 255.0))
+ORL_LARGE = Data("orl-112x92", "orl_112x92.npz", 40, (0.0, 255.0))
+COIL20 = Data("coil20", "coil20_32x32.mat", 20, (0.0, 1.0))
+MNIST = Data("mnist-10k", "mnist.npz", 10, (0.0, 255.0), part="test", held_out="train")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting, run with every seed: data, method, and options of :func:`dsc.pipeline.fit_method`.
+
+    batches: how many an epoch has; None takes the method's own batch size.
+    """
+
+    label: str
+    data: Data
+    method: Method
+    batches: int | None = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result, as plain values; part of a record's identity."""
+        return {
+            "label": self.label,
+            "data": self.data.name,
+            "method": self.method.settings(),
+            "batches": self.batches,
+            "options": dict(self.options),
+        }
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure from the literature, as a share; None where none was given. held_out: ACC of samples not fitted."""
+
+    label: str
+    data: Data
+    acc: float | None
+    nmi: float | None
+    ari: float | None
+    source: str
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arms and seeds, a question, what it turned out to be, and the figure that shows it.
+
+    reading: what the measured table says, in words; written after looking at it. figure: of all records.
+    """
+
+    name: str
+    title: str
+    question: str
+    arms: tuple[Arm, ...]
+    seeds: int
+    figure: Callable[[list[dict[str, Any]]], Figure]
+    published: tuple[Published, ...] = ()
+    baseline_seeds: int = 5
+    reading: str = ""
+
+    @property
+    def data(self) -> tuple[Data, ...]:
+        return tuple(dict.fromkeys(arm.data for arm in self.arms))

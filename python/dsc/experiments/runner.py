@@ -1,0 +1,204 @@
+"""Runs what an experiment declares, each run in a process of its own, and keeps every record as soon as it is there.
+
+Owns the order of runs, the shared pre-training, and the file of records: a run that is in it with the same settings is
+not repeated, so an experiment that was stopped goes on where it was. Has no numerics of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dsc.baselines import run_baselines
+from dsc.data import Dataset
+from dsc.experiments.experiment import Arm, Data, Experiment
+from dsc.experiments.records import Record, read_records, write_records
+from dsc.methods import AutoencoderMethod
+from dsc.metrics import evaluate
+from dsc.networks import Autoencoder, build_autoencoder
+from dsc.pipeline import fit_method
+from dsc.presets import Preset, automatic, get_preset
+from dsc.report import write_json
+from dsc.trainer import PretrainConfig, TrainConfig, pretrain
+
+
+def run_experiment(
+    experiment: Experiment,
+    folder: Path,
+    results: Path,
+    *,
+    cache: Path,
+    seeds: int | None = None,
+    jobs: int = 1,
+    threads: int = 1,
+    show: Callable[[int, int, Record], None] = lambda done, count, record: None,
+) -> list[Record]:
+    """Runs every arm with every seed, and the baselines on the same input; returns all records.
+
+    folder: where the data sets are. results: the JSON file of records; replaced atomically after every run. cache:
+    folder for pre-trained autoencoders, one for each data set, preset and seed, which all arms start from. jobs: runs
+    at a time, each on `threads` threads. show: called after each run with the number of finished runs, of all, and the
+    record.
+
+    Raises FileNotFoundError where a data set is missing, ValueError for a file of other results, and whatever a run
+    raises. Ctrl-C loses the runs in flight. Deterministic for a number of threads on one machine.
+    """
+    records = read_records(results, experiment.name)
+    finished = {_identity(record) for record in records}
+    wanted = list(_runs(experiment, experiment.seeds if seeds is None else seeds))
+    missing = [run for run in wanted if _identity(run.settings()) not in finished]
+    done = len(wanted) - len(missing)
+    for source in {run.data for run in missing}:
+        source.read(folder)  # complain before the first run, not after an hour
+    execute = partial(_execute, folder=folder, cache=cache, threads=threads)
+    # A fresh process a run, so that its peak memory is the run's own.
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        for batch in _pretraining_first(missing):
+            for record in pool.imap_unordered(execute, batch, chunksize=1):
+                records.append(record)
+                write_records(results, experiment.name, records)
+                done += 1
+                show(done, len(wanted), record)
+    return records
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An arm and a seed, or without an arm the baselines of a data set."""
+
+    arm: Arm | None
+    data: Data
+    seed: int
+
+    def settings(self) -> Record:
+        """What identifies the run, as it stands in its record."""
+        if self.arm is None:
+            return {"label": "baselines", "data": self.data.name, "seed": self.seed}
+        return {**self.arm.settings(), "seed": self.seed}
+
+
+def _runs(experiment: Experiment, seeds: int) -> Iterator[_Run]:
+    for seed in range(seeds):
+        for arm in experiment.arms:
+            yield _Run(arm, arm.data, seed)
+    for source in experiment.data:
+        for seed in range(min(experiment.baseline_seeds, seeds)):
+            yield _Run(None, source, seed)
+
+
+def _identity(settings: Record) -> str:
+    keys = ("label", "data", "method", "batches", "options", "seed")
+    return json.dumps({key: settings[key] for key in keys if key in settings}, sort_keys=True)
+
+
+def _pretraining_first(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
+    """One run for each autoencoder that several share, then the others: no two train the same one at a time."""
+    first: dict[tuple[Data, Any, int], _Run] = {}
+    for run in runs:
+        if run.arm is not None and isinstance(run.arm.method, AutoencoderMethod):
+            first.setdefault((run.data, run.arm.options.get("preset"), run.seed), run)
+    chosen = list(first.values())
+    return chosen, [run for run in runs if run not in chosen]
+
+
+def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
+    """One run, in its own process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
+    torch.set_num_threads(threads)
+    data, held_out = run.data.read(folder)
+    n_clusters = run.data.n_clusters
+    record = {**run.settings(), "threads": threads}
+    arm = run.arm
+    if arm is None:
+        found = run_baselines(data.X, n_clusters, run.seed, data.labels)
+        return {**record, "baselines": found, "seconds": sum(one["seconds"] for one in found)}
+    autoencoder = None
+    if isinstance(arm.method, AutoencoderMethod):
+        autoencoder, record["pretraining"] = _pretrained(arm, data, n_clusters, run.seed, cache)
+    batch_size = arm.method.batch_size
+    if arm.batches is not None:
+        batch_size = -(-data.n_samples // arm.batches)
+    start = time.perf_counter()
+    result = fit_method(
+        data,
+        n_clusters,
+        arm.method,
+        batch_size=batch_size,
+        seed=run.seed,
+        device="cpu",
+        autoencoder=autoencoder,
+        **arm.options,
+    )
+    record["seconds"] = round(time.perf_counter() - start, 2)
+    record["peak_bytes"] = _peak_bytes()
+    assert data.labels is not None
+    record["scores"] = evaluate(data.labels, result.labels)
+    record["spectral_scores"] = evaluate(data.labels, result.spectral_labels)
+    if held_out is not None:
+        assert held_out.labels is not None
+        start = time.perf_counter()
+        labels = result.predictor.predict(held_out.X)
+        record["held_out"] = {
+            **evaluate(held_out.labels, labels),
+            "microseconds_per_sample": round((time.perf_counter() - start) / held_out.n_samples * 1e6, 2),
+        }
+    record["epochs"] = len(result.training.history)
+    record["last_epoch"] = result.training.history[-1]
+    modules = (result.training.model, result.predictor.classifier)
+    record["parameters"] = sum(p.numel() for module in modules for p in module.parameters())
+    return record
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _pretrained(arm: Arm, data: Dataset, n_clusters: int, seed: int, cache: Path) -> tuple[Autoencoder, Record]:
+    """The autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
+    preset = _preset(arm, data, n_clusters)
+    config = TrainConfig(replace(preset, lr=1.0), n_clusters, seed=seed)  # pre-training has a rate of its own
+    identity = {
+        "data": hashlib.sha256(data.X.tobytes()).hexdigest(),
+        "network": [preset.channels, preset.kernels, preset.widths, preset.pixel_range],
+        "rule": asdict(PretrainConfig()),
+        "seed": seed,
+    }
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    path = cache / f"{data.name}-{seed}-{name}.safetensors"
+    note = path.with_suffix(".json")
+    if not (path.is_file() and note.is_file()):
+        start = time.perf_counter()
+        autoencoder, history = pretrain(data, config)
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({key: value.contiguous() for key, value in autoencoder.state_dict().items()}, temporary)
+        os.replace(temporary, path)
+        figures = {"epochs": len(history), "rmse": history[-1]["rmse"]}
+        write_json(note, {**figures, "seconds": round(time.perf_counter() - start, 2)})
+        return copy.deepcopy(autoencoder), json.loads(note.read_text())
+    autoencoder = build_autoencoder(preset, tuple(data.X.shape[1:]), torch.Generator())
+    autoencoder.load_state_dict(load_file(path))
+    return autoencoder, json.loads(note.read_text())
+
+
+def _preset(arm: Arm, data: Dataset, n_clusters: int) -> Preset:
+    name = arm.options.get("preset")
+    if name is None:
+        return automatic(tuple(data.X.shape[1:]), data.n_samples / n_clusters)
+    return get_preset(name, n_clusters)

@@ -1,0 +1,23 @@
+"""SSCN on MNIST: 10,000 digits clustered, 60,000 others labelled."""
+
+from dsc.experiments.experiment import MNIST, Arm, Experiment, Published
+from dsc.experiments.figures import bars
+from dsc.methods import SSCNMethod
+
+POSTER = "Busch et al., NeurIPS workshop 2020, poster and github.com/buschju/sscn"
+
+EXPERIMENT = Experiment(
+    name="sscn",
+    title="A model of 66,291 parameters that labels new samples",
+    question="""Does a learnt metric without an N×N parameter cluster the 10,000 test digits of MNIST as well as
+published, and does its classifier label the 60,000 training digits, which it never saw, as well as those? The labels
+scored are the classifier's, as published.""",
+    arms=(Arm("SSCN", MNIST, SSCNMethod(), None, {"preset": "mnist"}),),
+    seeds=5,
+    figure=lambda records: bars(records, ("mnist-10k",)),
+    published=(
+        Published("SSCN", MNIST, 0.6798, 0.6948, 0.5853, f"{POSTER}, 10 runs", held_out=0.6739),
+        Published("DSC-Net, 100,014,991 parameters", MNIST, 0.6354, 0.7234, 0.5742, f"{POSTER}, 1 run"),
+    ),
+    baseline_seeds=2,
+)

@@ -1,0 +1,144 @@
+"""Experiments: runs are kept, shared and not repeated; the page says what the records say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dsc.experiments import NAMES, get_experiment
+from dsc.experiments.experiment import Arm, Data, Experiment, Published
+from dsc.experiments.figures import bars, heat_map, over_batches
+from dsc.experiments.records import read_records
+from dsc.experiments.results import section, spread, write_page
+from dsc.experiments.runner import run_experiment
+from dsc.methods import BDSCMethod, SSCNMethod
+
+DATA = Data("patterns", "patterns.npz", 3, (0.0, 1.0), part="train", held_out="test")
+QUICK = {"epochs": 2}
+EXPERIMENT = Experiment(
+    name="small",
+    title="Small",
+    question="Does it run?",
+    arms=(
+        Arm("BDSC, 1 batch", DATA, BDSCMethod(), 1, QUICK),
+        Arm("BDSC, 2 batches", DATA, BDSCMethod(), 2, QUICK),
+        Arm("SSCN", DATA, SSCNMethod(), None, QUICK),
+    ),
+    seeds=2,
+    figure=lambda records: bars(records, ("patterns",)),
+    published=(Published("theirs", DATA, 0.5, None, None, "a paper"),),
+    baseline_seeds=1,
+    reading="It runs.",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    patterns = rng.random((3, 8, 8))
+    parts = {}
+    for part, n in (("train", 45), ("test", 15)):
+        y = np.arange(n) % 3
+        parts[f"x_{part}"] = (patterns[y] * rng.uniform(0.6, 1, (n, 1, 1))).astype(np.float32)
+        parts[f"y_{part}"] = y
+    path = tmp_path_factory.mktemp("data")
+    np.savez(path / "patterns.npz", **parts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    shown = []
+    records = run_experiment(
+        EXPERIMENT,
+        folder,
+        out / "small.json",
+        cache=out / "cache",
+        seeds=1,
+        show=lambda done, count, record: shown.append((done, count, record["label"])),
+    )
+    return out, records, shown
+
+
+def test_every_arm_and_the_baselines_leave_a_record(finished):
+    out, records, shown = finished
+    assert {r["label"] for r in records} == {"BDSC, 1 batch", "BDSC, 2 batches", "SSCN", "baselines"}
+    assert [done for done, _, _ in shown] == [1, 2, 3, 4]
+    assert all(count == 4 for _, count, _ in shown)
+    kept = read_records(out / "small.json", "small")
+    assert sorted(map(json.dumps, kept)) == sorted(map(json.dumps, records))
+    for record in records:
+        if record["label"] != "baselines":
+            assert set(record["scores"]) == {"acc", "nmi", "ari"}
+            assert 0 <= record["held_out"]["acc"] <= 1
+            assert record["peak_bytes"] > 1e8
+            assert record["epochs"] == 2
+    assert len(list((out / "cache").glob("*.safetensors"))) == 1  # one autoencoder for all three arms
+
+
+def test_what_is_there_is_not_run_again_and_new_seeds_are(finished, folder):
+    out, records, _ = finished
+    shown = []
+
+    def show(done, count, record):
+        shown.append((done, count, record["label"], record["seed"]))
+
+    again = run_experiment(EXPERIMENT, folder, out / "small.json", cache=out / "cache", seeds=1, show=show)
+    assert shown == []
+    assert len(again) == len(records)
+    one = replace(EXPERIMENT, arms=EXPERIMENT.arms[:1])
+    run_experiment(one, folder, out / "small.json", cache=out / "cache", seeds=2, show=show)
+    assert shown == [(3, 3, "BDSC, 1 batch", 1)]
+
+
+def test_the_page_has_the_numbers_of_the_records(finished, tmp_path):
+    out, records, _ = finished
+    text = section(EXPERIMENT, records, "small.png")
+    by_label = {r["label"]: r for r in records if "scores" in r}
+    for label, record in by_label.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+        assert spread([record["scores"]["acc"]]) in row
+        assert spread([record["held_out"]["acc"]]) in row
+    assert "| published: theirs (a paper) |" in text
+    assert "k-means, same input" in text
+    assert text.endswith("It runs.")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in rows}) == 1
+    write_page([EXPERIMENT], tmp_path / "results.md", out)
+    assert (out / "small.png").stat().st_size > 1000
+    assert "## Small" in (tmp_path / "results.md").read_text()
+
+
+def test_figures_take_the_records(finished):
+    _, records, _ = finished
+    assert over_batches([r for r in records if r["label"] != "SSCN"], ("patterns",)).axes
+    cells = [r for r in records if r["label"].startswith("BDSC")]
+    assert heat_map(cells, "patterns", "zero_diagonal").axes
+
+
+def test_mean_and_spread_are_written_as_shares():
+    assert spread([0.5]) == ".500"
+    assert spread([0.5, 0.7]) == ".600 ± .141"
+    assert spread([1.0, 1.0]) == "1.000 ± .000"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_declared_experiments_have_arms_of_their_own_names(name):
+    experiment = get_experiment(name)
+    assert experiment.name == name
+    labels = [(arm.label, arm.data.name) for arm in experiment.arms]
+    assert len(set(labels)) == len(labels)
+    assert {one.data for one in experiment.published} <= set(experiment.data)
+
+
+def test_a_missing_data_set_and_foreign_records_are_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"experiment: name: expected one of table1, .*got 'table9'"):
+        get_experiment("table9")
+    with pytest.raises(FileNotFoundError, match=r"expected patterns\.npz in"):
+        run_experiment(EXPERIMENT, tmp_path, tmp_path / "r.json", cache=tmp_path)
+    (tmp_path / "r.json").write_text('{"experiment": "other", "format": 1, "records": []}')
+    with pytest.raises(ValueError, match=r"expected records of the experiment small .*'other'"):
+        run_experiment(EXPERIMENT, folder, tmp_path / "r.json", cache=tmp_path)
