@@ -214,6 +214,16 @@ class SelfExpressiveCUDA(nn.Module):
         sparse_grad = self.sparse_grad and rows is not None
         return self_expression(C, M, rows, Z, zero_diagonal=self.zero_diagonal, sparse_grad=sparse_grad)
 
+    def freeze(self) -> None:
+        """Ends training: C is a constant from now on, and what ``fused_adam`` kept beside it (8·N² bytes) is let go."""
+        self.Coefficient.requires_grad_(False)
+        if self.fused_adam is not None:
+            self.fused_adam = None
+            for name in [
+                name for name in ("exp_avg", "exp_avg_sq", "row_step", "skipped_steps") if hasattr(self, name)
+            ]:
+                delattr(self, name)
+
     def extra_repr(self) -> str:
         settings = "" if self.fused_adam is None else f", fused_adam={self.fused_adam}"
         return f"n_samples={self.Coefficient.shape[0]}, zero_diagonal={self.zero_diagonal}{settings}"

@@ -330,3 +330,17 @@ def test_compiled_models_step_too() -> None:
         run(z).backward()
         torch.testing.assert_close(eager.Coefficient, compiled.Coefficient)
     assert (compiled.row_step == 3).all()
+
+
+@pytest.mark.parametrize("proximal", [False, True])
+def test_freeze_ends_training_and_lets_the_moments_go(proximal: bool) -> None:
+    layer, _ = layers(FusedAdam(lr=1e-2, proximal=proximal))
+    z = torch.randn(N, D, generator=random(), dtype=torch.float64)
+    backward(layer, z)
+    C = layer.Coefficient.detach().clone()
+    layer.freeze()
+    backward(layer, z)
+    assert torch.equal(layer.Coefficient, C)
+    assert list(layer.state_dict()) == ["Coefficient"]
+    torch.testing.assert_close(layer(z), C @ z)
+    SelfExpressiveCUDA(N, fused_adam=FusedAdam(), dtype=torch.float64).load_state_dict(layer.state_dict())
