@@ -1,6 +1,6 @@
 """dsc: deep subspace clustering of images and features by mini-batch, on the kernels of `dsc_ext`.
 
-    BDSC, SSCN             scikit-learn estimators; `dsc fit` on the command line
+    BDSC, DSCNet, SSCN     scikit-learn estimators; `dsc fit` on the command line
     fit_method             the function behind them
     Predictor              labels new samples; `dsc predict`
     load, Dataset          folders of images, .npy, .npz, .mat, arrays
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, SSCN, EnergySubspaceClustering
+    from dsc.estimators import BDSC, SSCN, DSCNet, EnergySubspaceClustering
     from dsc.metrics import evaluate
     from dsc.pipeline import fit_method
     from dsc.predictor import Predictor
@@ -34,6 +34,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
 
 _HOME = {
     "BDSC": "estimators",
+    "DSCNet": "estimators",
     "SSCN": "estimators",
     "EnergySubspaceClustering": "estimators",
     "fit_method": "pipeline",
@@ -52,6 +53,7 @@ __all__ = [
     "BDSC",
     "PRESETS",
     "SSCN",
+    "DSCNet",
     "Dataset",
     "EnergySubspaceClustering",
     "Predictor",

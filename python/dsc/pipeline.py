@@ -19,7 +19,7 @@ import torch
 
 from dsc.clustering import AFFINITIES, ASSIGN_LABELS, cluster_coefficients
 from dsc.data import Dataset
-from dsc.methods import BDSCMethod, Method
+from dsc.methods import METHODS, BDSCMethod, Method
 from dsc.networks import Autoencoder
 from dsc.predictor import Predictor
 from dsc.presets import Preset, automatic, get_preset
@@ -95,8 +95,8 @@ def required_bytes(
 ) -> int:
     """Bytes that the arrays of size N² take at the worst moment of a run.
 
-    Training BDSC, the default, holds C, Adam's two moments and the gradient of the batch's rows of C, in float32
-    ``12 N² + 4 B N`` bytes, so ``16 N²`` in one batch; SSCN holds none. The way to labels holds C and about 7 ("post")
+    Training BDSC, the default, holds C and Adam's two moments, in float32 ``12 N²`` bytes, and the batch's rows of C,
+    ``4 B N``, where it is not all samples; SSCN holds none. The way to labels holds C and about 7 ("post")
     or 6 ("plain") matrices of its size, in float64 up to 4096 samples and in float32 above: ``32 N²`` or ``28 N²``.
     """
     n = n_samples
@@ -122,24 +122,42 @@ def _available_bytes() -> int | None:
     return available
 
 
-def _check_memory(n: int, config: TrainConfig, affinity: str) -> None:
+def _needed_bytes(n: int, method: Method, config: TrainConfig, affinity: str) -> dict[str, int]:
+    """Bytes of the arrays of size N², where they lie: on the host, and on the device if it is another."""
     itemsize = 4 if config.dtype == "float32" else 8
-    method = config.method
-    rows = n if config.batch_size is None else min(config.batch_size, n)
-    needs = [("host", required_bytes(n, rows, method=method, affinity=affinity, itemsize=itemsize))]
-    free = {"host": _available_bytes()}
+    needs = {"host": required_bytes(n, config.batch_size, method=method, affinity=affinity, itemsize=itemsize)}
     if torch.device(config.device).type == "cuda":
-        needs.append((config.device, itemsize * (method.training_words(n, rows) + n * n)))
-        free[config.device] = torch.cuda.mem_get_info(config.device)[0]
-    for place, needed in needs:
-        available = free[place]
+        rows = n if config.batch_size is None else min(config.batch_size, n)
+        needs[config.device] = itemsize * (method.training_words(n, rows) + n * n)
+    return needs
+
+
+def _check_memory(n: int, config: TrainConfig, affinity: str) -> None:
+    method = config.method
+    for place, needed in _needed_bytes(n, method, config, affinity).items():
+        available = _available_bytes() if place == "host" else torch.cuda.mem_get_info(place)[0]
         if available is not None and needed > available:
             raise MemoryError(
                 f"{method.title}: {n} samples need about {needed / 2**30:.1f} GiB of {place} memory for the "
-                f"{n} x {n} coefficient matrix, its optimiser and its decomposition; "
-                f"{available / 2**30:.1f} GiB are free. Take fewer samples, or dsc.baselines.ridge_labels, "
-                "closed-form self-expression in O(N) memory"
+                f"{n} x {n} coefficient matrix, its moments and its way to labels; {available / 2**30:.1f} GiB are "
+                f"free. Alternatives: {_alternatives(n, config, affinity, place, available)}"
             )
+
+
+def _alternatives(n: int, config: TrainConfig, affinity: str, place: str, available: int) -> str:
+    """What would need less of the memory at a place, or none, in words with numbers."""
+
+    def needed(n: int, method: Method = config.method, affinity: str = affinity) -> int:
+        return _needed_bytes(n, method, config, affinity)[place]
+
+    fitting = n
+    while needed(fitting) > available:
+        fitting = fitting * 99 // 100  # near enough: within one in a hundred
+    found = [f"fit up to {fitting} samples and label the rest with predict"] if fitting >= config.n_clusters else []
+    others = {"affinity 'plain'": needed(n, affinity="plain")}
+    others.update({f"method {name}": needed(n, method()) for name, method in METHODS.items()})
+    found += [f"{what} ({bytes_ / 2**30:.1f} GiB)" for what, bytes_ in others.items() if bytes_ < needed(n)]
+    return "; ".join([*found, "dsc.baselines.ridge_labels, closed-form self-expression in O(N) memory"])
 
 
 def _usable_device(device: str | None, owner: str) -> str:

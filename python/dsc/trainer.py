@@ -68,7 +68,8 @@ class TrainConfig:
     """One run. Everything in it is a plain value and is stored in checkpoints.
 
     method: whose model and loss, see `dsc.methods`. batch_size: None for all samples in one batch;
-    an epoch's batches differ by one sample at most. epochs: None for the preset's, or the method's.
+    an epoch's batches differ by one sample at most; for a method whose steps take all samples, how
+    many go through its networks at a time. epochs: None for the preset's, or the method's.
     device: "cpu" or "cuda". dtype: "float32" or "float64".
     """
 
@@ -86,7 +87,9 @@ class TrainConfig:
     def problem(self, n_samples: int, sample_shape: tuple[int, ...]) -> Problem:
         """What the method is told of a data set of N samples."""
         rows = n_samples if self.batch_size is None else min(self.batch_size, n_samples)
-        return Problem(self.preset, sample_shape, n_samples, self.n_clusters, rows, self.shuffle)
+        return Problem(
+            self.preset, sample_shape, n_samples, self.n_clusters, rows, self.shuffle, self.method.full_batch
+        )
 
     def n_epochs(self, problem: Problem) -> int:
         published = self.preset.epochs if isinstance(self.method, AutoencoderMethod) else None
@@ -532,6 +535,7 @@ class _Run:
             self.history.append({"epoch": epoch + 1, **metrics})
             self._after_epoch("train", n_epochs, self.history, interrupt, save)
         save("train")
+        model.finish()
         latent = self._encode(model.encoder)
         with torch.no_grad():
             C = model.coefficients(latent).cpu()

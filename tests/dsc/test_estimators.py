@@ -4,8 +4,9 @@ import dsc.pipeline as pipeline
 import numpy as np
 import pytest
 import torch
-from dsc import BDSC, SSCN, Predictor
+from dsc import BDSC, SSCN, DSCNet, Predictor
 from dsc.data import load
+from dsc.methods import BDSCMethod, DSCNetMethod
 from dsc.metrics import clustering_accuracy
 from dsc.out_of_sample import CoefficientVote
 from dsc.pipeline import fit_method, required_bytes
@@ -23,6 +24,8 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
     [
         BDSC(epochs=60, pretrain_steps=100),
         BDSC(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, gradient="detach+ae"),
+        BDSC(consistency="momentum", batch_size=7, epochs=3, pretrain_steps=20),
+        DSCNet(penalty="l1", epochs=60, pretrain_steps=100),
         SSCN(epochs=60, pretrain_steps=100),
     ],
 )
@@ -146,6 +149,7 @@ def test_verbose_prints_progress(digits, capsys):
         ({"affinity": "rbf"}, ValueError, "affinity: expected one of post, plain, got 'rbf'"),
         ({"assign_labels": "x"}, ValueError, "assign_labels: expected one of kmeans, "),
         ({"gradient": "x"}, ValueError, "gradient: expected one of splice, detach, "),
+        ({"consistency": "x"}, ValueError, "consistency: expected one of lr, momentum, "),
         ({"bank": "lifo"}, ValueError, "expected one of index, fifo, got 'lifo'"),
         ({"preset": "cifar"}, ValueError, "expected one of orl, .* got 'cifar'"),
         ({"preset": "orl"}, ValueError, r"preset orl: expected .*\(1, 32, 32\)"),
@@ -166,7 +170,7 @@ def test_every_preset_names_are_accepted_by_the_estimator(name):
 def test_what_cannot_fit_is_refused_before_any_work(digits, monkeypatch):
     monkeypatch.setattr(pipeline, "_available_bytes", lambda: 1000)
     monkeypatch.setattr(pipeline, "fit", lambda *a, **k: pytest.fail("training was started"))
-    with pytest.raises(MemoryError, match=r"60 samples need about .* fewer samples, or dsc.baselines"):
+    with pytest.raises(MemoryError, match=r"60 samples need about .* dsc.baselines"):
         BDSC(4, **QUICK).fit(digits)
 
 
@@ -176,9 +180,32 @@ def test_required_bytes_follow_the_formula():
     assert required_bytes(n, None, affinity="plain") == 28 * n**2
     assert required_bytes(n, None, affinity="plain", itemsize=8) == 32 * n**2
     assert required_bytes(4000, None) == 60 * 4000**2
+    for method in (BDSCMethod(), DSCNetMethod()):
+        assert method.training_words(n, n) == 3 * n**2
+    assert BDSCMethod().training_words(n, 100) == 3 * n**2 + 100 * n
+    assert BDSCMethod(consistency="exact").training_words(n, 100) == 3 * n**2
 
 
-@pytest.mark.parametrize("estimator", [BDSC(3, random_state=0), SSCN(3, random_state=0)])
+def test_a_refusal_names_what_would_fit(monkeypatch):
+    n = 50_000
+    data = load(np.lib.stride_tricks.as_strided(np.zeros(4, dtype=np.float32), (n, 4), (0, 4)))
+    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 8 * 2**30)
+    with pytest.raises(MemoryError) as refused:
+        fit_method(data, 10, affinity="post")
+    text = str(refused.value)
+    assert "50000 samples need about 74.5 GiB of host memory" in text  # 32 N²
+    assert "8.0 GiB are free" in text
+    assert "affinity 'plain' (65.2 GiB)" in text
+    assert "dsc.baselines.ridge_labels" in text
+    fitting = int(text.split("fit up to ")[1].split()[0])
+    assert required_bytes(fitting, None) <= 8 * 2**30 < required_bytes(int(fitting * 1.02), None)
+    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 100)
+    with pytest.raises(MemoryError, match="ridge_labels") as refused:
+        fit_method(data, 10)
+    assert "fit up to" not in str(refused.value)
+
+
+@pytest.mark.parametrize("estimator", [BDSC(3, random_state=0), DSCNet(3, random_state=0), SSCN(3, random_state=0)])
 def test_new_samples_are_labelled_the_model_is_kept_and_bases_span_their_clusters(estimator, tmp_path):
     X, y = subspaces(per_cluster=90)
     model = estimator.fit(X[:200])

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from dsc.data import load
-from dsc.methods import BDSCMethod
+from dsc.methods import BDSCMethod, DSCNetMethod
+from dsc.methods.bdsc import CONSISTENCIES
 from dsc.presets import LossWeights, automatic
 from dsc.trainer import (
     DivergedError,
@@ -36,9 +37,9 @@ def dataset():
 
 def config(**changes) -> TrainConfig:
     preset = replace(automatic((1, 8, 8)), channels=(3,), epochs=6, pixel_range=(0.0, 255.0))
-    own = {name: changes.pop(name) for name in ("gradient", "bank", "zero_diagonal") if name in changes}
+    own = {name: changes.pop(name) for name in ("gradient", "bank", "zero_diagonal", "consistency") if name in changes}
     settings = {"preset": preset, "n_clusters": K, "batch_size": 8, "pretraining": PRETRAINING, **changes}
-    return TrainConfig(**settings, method=BDSCMethod(**own))
+    return TrainConfig(**{"method": BDSCMethod(**own), **settings})
 
 
 def same(first, second) -> None:
@@ -117,6 +118,34 @@ def test_interrupted_and_resumed_is_equal_bit_by_bit(tmp_path, stop, batch_size)
     same(resumed, fit(dataset(), run))
     # Resuming a finished run gives its result again.
     same(fit(dataset(), run, checkpoint=path, resume=True), resumed)
+
+
+@pytest.mark.parametrize("consistency", [c for c in CONSISTENCIES if c != "lr"])
+def test_every_way_to_consistency_resumes_bit_by_bit(tmp_path, consistency):
+    run, path = config(consistency=consistency), tmp_path / "checkpoint"
+    with pytest.raises(TrainingInterrupted):
+        fit(dataset(), run, checkpoint=path, callback=StopAt("train", 3))
+    whole = fit(dataset(), run)
+    same(fit(dataset(), run, checkpoint=path, resume=True), whole)
+    assert all(row["drift"] >= 0 for row in whole.history)
+    assert (whole.history[-1]["drift"] < 1e-6) == (consistency == "fresh")
+
+
+def test_exact_gradients_give_the_full_batch_whatever_the_chunk():
+    whole = fit(dataset(), config(batch_size=None, dtype="float64"))
+    for method in (BDSCMethod(consistency="exact"), DSCNetMethod()):
+        chunked = fit(dataset(), config(method=method, dtype="float64"))
+        torch.testing.assert_close(chunked.coefficients, whole.coefficients, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(chunked.latent, whole.latent, rtol=1e-8, atol=1e-10)
+        assert chunked.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], rel=1e-9)
+
+
+def test_what_training_alone_needed_is_let_go():
+    model = fit(dataset(), config(consistency="fresh")).model
+    assert sum(t.numel() == N * N for t in model.state_dict().values()) == 1  # C without its moments
+    assert not model.self_expression.Coefficient.requires_grad
+    x = torch.from_numpy(dataset().X)[:5]
+    assert model.self_expression(model.encoder(torch.from_numpy(dataset().X))).shape == (N, model.encoder(x).shape[1])
 
 
 def test_ctrl_c_finishes_the_epoch_then_saves(tmp_path):

@@ -1,7 +1,8 @@
 """The methods as scikit-learn estimators, one a module."""
 
 from dsc.estimators.bdsc import BDSC
+from dsc.estimators.dscnet import DSCNet
 from dsc.estimators.energy import EnergySubspaceClustering
 from dsc.estimators.sscn import SSCN
 
-__all__ = ["BDSC", "SSCN", "EnergySubspaceClustering"]
+__all__ = ["BDSC", "SSCN", "DSCNet", "EnergySubspaceClustering"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from dsc.estimators.base import DeepSubspaceClustering
 from dsc.methods import BDSCMethod
-from dsc.methods.bdsc import Gradient
+from dsc.methods.bdsc import Consistency, Gradient, Penalty
 from dsc.presets import Preset
 
 
@@ -34,16 +34,29 @@ class BDSC(DeepSubspaceClustering):
         Network, loss weights, epochs and post-processing of a published data set. By default they
         follow from the shape of a sample.
     batch_size : int, optional
-        Samples a step; default all. One batch with gradient "splice" is DSC-Net.
+        Samples a step; default all. One batch with gradient "splice" is :class:`DSCNet`.
     gradient : {"splice", "detach", "detach+ae"}, default="splice"
         What of the bank carries gradient: the batch's own rows; nothing; nothing, with a plain
         autoencoder loss added.
     bank : {"index", "fifo"}, default="index"
         How latent rows enter the bank. "fifo" visits the samples in a fixed order.
+    consistency : {"lr", "momentum", "ema", "refresh", "fresh", "exact", "none"}, default="lr"
+        What keeps the bank in step with the encoder, where k batches make an epoch. "lr": the
+        networks get lr / k. The others leave them lr: "momentum" writes the bank by an encoder that
+        follows the trained one, with momentum 1 - 1/k; "ema" mixes a row with its old self;
+        "refresh" encodes all samples anew every `refresh_every` epochs, "fresh" before every step;
+        "none" does nothing. "exact" uses no bank: one step an epoch with the gradient of the full
+        batch, for which the networks see `batch_size` samples at a time, twice.
+    refresh_every : int, default=1
+        Epochs from one encoding of the bank to the next, under "refresh".
+    bank_momentum : float, default=0.5
+        Share of an old row that stays, under "ema".
+    penalty : {"l2", "l1"}, default="l2"
+        Of the coefficients; "l1" needs zero_diagonal.
     epochs : int, optional
         Passes over the data after pre-training; default the preset's.
     lr : float, optional
-        Adam's at full batch; with k batches the networks get lr / k. Default the preset's, 1e-3.
+        Adam's at full batch; default the preset's, 1e-3.
     pretrain_steps : int, optional
         Most steps of autoencoder pre-training, which stops earlier once its error stops falling.
     zero_diagonal : bool, default=False
@@ -82,9 +95,9 @@ class BDSC(DeepSubspaceClustering):
     Notes
     -----
     Time: each epoch costs O(N² d) for latent dimension d plus two passes of the networks; the
-    post-processing O(N³). Memory: 12 N² + 4 B N bytes in training (16 N² in one batch) and about
-    32 N² for a moment on the way to labels; a fit that cannot have that raises MemoryError first.
-    Transductive: there is no `predict`; C is indexed by sample.
+    post-processing O(N³). Memory: 12 N² bytes in training, 4 B N more where a batch is not all
+    samples, and about 32 N² for a moment on the way to labels; a fit that cannot have that raises
+    MemoryError first. C is indexed by sample; new ones are labelled by the vote of the fitted ones.
 
     References
     ----------
@@ -111,6 +124,10 @@ class BDSC(DeepSubspaceClustering):
         batch_size: int | None = None,
         gradient: Gradient = "splice",
         bank: Literal["index", "fifo"] = "index",
+        consistency: Consistency = "lr",
+        refresh_every: int = 1,
+        bank_momentum: float = 0.5,
+        penalty: Penalty = "l2",
         epochs: int | None = None,
         lr: float | None = None,
         pretrain_steps: int | None = None,
@@ -133,6 +150,10 @@ class BDSC(DeepSubspaceClustering):
         self.batch_size = batch_size
         self.gradient = gradient
         self.bank = bank
+        self.consistency = consistency
+        self.refresh_every = refresh_every
+        self.bank_momentum = bank_momentum
+        self.penalty = penalty
         self.epochs = epochs
         self.lr = lr
         self.pretrain_steps = pretrain_steps
@@ -149,4 +170,12 @@ class BDSC(DeepSubspaceClustering):
         self.verbose = verbose
 
     def _method(self) -> BDSCMethod:
-        return BDSCMethod(self.gradient, self.bank, self.zero_diagonal)
+        return BDSCMethod(
+            penalty=self.penalty,
+            gradient=self.gradient,
+            bank=self.bank,
+            zero_diagonal=self.zero_diagonal,
+            consistency=self.consistency,
+            refresh_every=self.refresh_every,
+            bank_momentum=self.bank_momentum,
+        )

@@ -1,12 +1,15 @@
 """Methods: each module holds one model and its loss for one batch; the trainer does the rest."""
 
 from dsc.methods.bdsc import BDSC, BDSCMethod
+from dsc.methods.dscnet import DSCNetMethod
 from dsc.methods.energy import EnergyMethod, EnergyModel
 from dsc.methods.method import AutoencoderMethod, BatchLoss, Method, Model, Pretrained, Problem
 from dsc.methods.sscn import SSCN, SSCNMethod
 
 # By the name that the command line and stored models use.
-METHODS: dict[str, type[Method]] = {method.name: method for method in (BDSCMethod, SSCNMethod, EnergyMethod)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (BDSCMethod, DSCNetMethod, SSCNMethod, EnergyMethod)
+}
 
 __all__ = [
     "BDSC",
@@ -15,6 +18,7 @@ __all__ = [
     "AutoencoderMethod",
     "BDSCMethod",
     "BatchLoss",
+    "DSCNetMethod",
     "EnergyMethod",
     "EnergyModel",
     "Method",

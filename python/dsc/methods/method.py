@@ -59,6 +59,9 @@ class Model(nn.Module, ABC):
     def optimizers(self, lr: float, n_batches: int) -> list[torch.optim.Optimizer]:
         """What moves the parameters: `lr` is the rate at full batch, an epoch has `n_batches` steps."""
 
+    def finish(self) -> None:
+        """Called once after the last step, before the results are asked for: what training alone needed may go."""
+
     @abstractmethod
     def coefficients(self, latent: Tensor) -> Tensor:
         """C (N, N), without gradient, given the latent rows of all samples; row i is that of sample i."""
@@ -74,7 +77,10 @@ class Model(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method may look at to set itself up: sizes, never labels."""
+    """What a method may look at to set itself up: sizes, never labels.
+
+    rows_per_batch: samples that go through the networks at a time; full_batch: whether a step takes all of them anyway.
+    """
 
     preset: Preset
     sample_shape: tuple[int, ...]
@@ -82,10 +88,12 @@ class Problem:
     n_clusters: int
     rows_per_batch: int
     shuffled: bool
+    full_batch: bool = False
 
     @property
     def n_batches(self) -> int:
-        return -(-self.n_samples // self.rows_per_batch)
+        """Steps an epoch."""
+        return 1 if self.full_batch else -(-self.n_samples // self.rows_per_batch)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,13 @@ class Method(ABC):
     def settings(self) -> dict[str, Any]:
         """Name and settings as plain values."""
         return {"name": self.name, **asdict(self)}
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether a step takes all samples, whatever the batch size, which then says how many go through the networks
+        at a time.
+        """
+        return False
 
     @property
     def shuffles(self) -> bool:
