@@ -289,6 +289,13 @@ def test_predict_refuses_what_it_cannot_do(images, tmp_path):
     [
         ("sscn", "gradient=detach", "--set: expected a setting of sscn (none) as NAME=VALUE, got 'gradient=detach'"),
         ("bdsc", "gradient", "BDSC: gradient: expected one of splice, detach, detach+ae, got ''"),
+        (
+            "bdsc",
+            "consistency=hope",
+            "BDSC: consistency: expected one of lr, momentum, ema, refresh, fresh, exact, none",
+        ),
+        ("bdsc", "refresh_every=often", "--set: refresh_every: expected an integer, got 'often'"),
+        ("dscnet", "penalty=l0", "DSC-Net: penalty: expected one of l2, l1, got 'l0'"),
         ("bdsc", "zero_diagonal=1", "--set: zero_diagonal: expected true or false, got '1'"),
     ],
 )
