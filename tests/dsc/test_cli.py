@@ -16,6 +16,7 @@ import dsc.cli as cli
 import numpy as np
 import pytest
 from dsc.clustering import AFFINITIES, ASSIGN_LABELS
+from dsc.experiments import NAMES
 from dsc.methods import METHODS
 from dsc.presets import PRESETS
 from typer.testing import CliRunner
@@ -220,6 +221,7 @@ def test_presets_lists_them_all_and_choices_are_the_modules_own():
     assert result.exit_code == 0
     assert all(name in result.stdout for name in PRESETS)
     assert typing.get_args(cli.PresetName) == PRESETS
+    assert typing.get_args(cli.ExperimentName) == NAMES
     assert set(typing.get_args(cli.AffinityName)) == set(AFFINITIES)
     assert set(typing.get_args(cli.AssignName)) == set(ASSIGN_LABELS)
 

@@ -49,6 +49,8 @@ class BDSC(DeepSubspaceClustering):
         batch, for which the networks see `batch_size` samples at a time, twice.
     refresh_every : int, default=1
         Epochs from one encoding of the bank to the next, under "refresh".
+    network_rate : float, default=1.0
+        The networks' learning rate at full batch as a multiple of C's.
     bank_momentum : float, default=0.5
         Share of an old row that stays, under "ema".
     penalty : {"l2", "l1"}, default="l2"
@@ -127,6 +129,7 @@ class BDSC(DeepSubspaceClustering):
         consistency: Consistency = "lr",
         refresh_every: int = 1,
         bank_momentum: float = 0.5,
+        network_rate: float = 1.0,
         penalty: Penalty = "l2",
         epochs: int | None = None,
         lr: float | None = None,
@@ -153,6 +156,7 @@ class BDSC(DeepSubspaceClustering):
         self.consistency = consistency
         self.refresh_every = refresh_every
         self.bank_momentum = bank_momentum
+        self.network_rate = network_rate
         self.penalty = penalty
         self.epochs = epochs
         self.lr = lr
@@ -178,4 +182,5 @@ class BDSC(DeepSubspaceClustering):
             consistency=self.consistency,
             refresh_every=self.refresh_every,
             bank_momentum=self.bank_momentum,
+            network_rate=self.network_rate,
         )

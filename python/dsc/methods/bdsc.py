@@ -95,7 +95,7 @@ class BDSCMethod(PairwiseMethod):
     """Settings of BDSC; see :class:`BDSC` for each. Raises ValueError for an unknown one, and where two do not fit.
 
     refresh_every: epochs between two encodings of the bank under consistency "refresh". bank_momentum: share of an old
-    row that stays under "ema".
+    row that stays under "ema". network_rate: the networks' learning rate at full batch as a multiple of C's.
     """
 
     name: ClassVar[str] = "bdsc"
@@ -107,6 +107,7 @@ class BDSCMethod(PairwiseMethod):
     consistency: Consistency = "lr"
     refresh_every: int = 1
     bank_momentum: float = 0.5
+    network_rate: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +118,8 @@ class BDSCMethod(PairwiseMethod):
             raise ValueError(f"BDSC: refresh_every: expected at least 1, got {self.refresh_every}")
         if not 0.0 <= self.bank_momentum < 1.0:
             raise ValueError(f"BDSC: bank_momentum: expected at least 0 and less than 1, got {self.bank_momentum}")
+        if not self.network_rate > 0.0:
+            raise ValueError(f"BDSC: network_rate: expected more than 0, got {self.network_rate}")
         if self.penalty == "l1" and not self.zero_diagonal:
             raise ValueError(
                 "BDSC: zero_diagonal: expected true with penalty 'l1', got false: each sample would express itself"
@@ -151,6 +154,7 @@ class BDSCMethod(PairwiseMethod):
             "encoder_momentum": encoder_momentum(problem.n_batches),
             "refresh_every": self.refresh_every,
             "bank_momentum": self.bank_momentum,
+            "network_rate": self.network_rate,
         }
 
 
@@ -185,6 +189,8 @@ class BDSC(Model):
         "refresh": all of the bank is encoded anew before every `refresh_every`-th epoch; "fresh":
         before every step, so that no row is ever stale, at k times the cost of encoding. "none":
         nothing. "exact": all samples in one step; nothing for the model to do but to be given them.
+    network_rate
+        Multiple of the rate of C that the networks move at.
     chunk
         When given more samples than this, the networks take so many at a time, keep none of their
         activations, and run a second time for the gradients, which are the same to rounding.
@@ -208,6 +214,7 @@ class BDSC(Model):
         encoder_momentum: float = 0.9,
         refresh_every: int = 1,
         bank_momentum: float = 0.5,
+        network_rate: float = 1.0,
         chunk: int | None = None,
     ) -> None:
         super().__init__()
@@ -246,6 +253,7 @@ class BDSC(Model):
         self.encoder_momentum = encoder_momentum
         self.refresh_every = refresh_every
         self.bank_momentum = bank_momentum
+        self.network_rate = network_rate
         self.chunk = n_samples if chunk is None else chunk
         self._samples: Tensor | None = None
 
@@ -308,14 +316,15 @@ class BDSC(Model):
         return BatchLoss(objective, logged, {"drift": drift})
 
     def optimizers(self, lr: float, n_batches: int) -> list[torch.optim.Optimizer]:
-        """Adam for the networks at lr, or lr / n_batches with consistency "lr"; C's own step at lr is set here.
+        """Adam for the networks at `network_rate` · lr, by n_batches with consistency "lr"; C's own step is set to lr.
 
         `n_batches` steps an epoch at lr / n_batches keep the encoder's travel per epoch what it is
         at full batch (arXiv 2507.19917, section 3.3), while each row of C moves once an epoch.
         """
         self.self_expression.lr = lr
         networks = [*self.encoder.parameters(), *self.decoder.parameters()]
-        return [torch.optim.Adam(networks, lr=lr / n_batches if self.consistency == "lr" else lr)]
+        rate = self.network_rate * lr / (n_batches if self.consistency == "lr" else 1)
+        return [torch.optim.Adam(networks, lr=rate)]
 
     def _encoded(self, x: Tensor) -> Tensor:
         """E(x), its activations kept if x is one chunk, and found again in the backward pass if it is more."""
