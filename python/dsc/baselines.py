@@ -13,20 +13,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.sparse
-import torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-import dsc_ext
-from dsc.clustering import spectral_clustering
+from dsc.clustering import spectral_clustering, strongest_graph
 from dsc.metrics import Record, make_record
+from dsc.ridge import ridge_inverse, unit_rows
 
 Array = npt.NDArray[Any]
-
-NEIGHBOURS = 5
-_BLOCK_ENTRIES = 2**24
 
 
 def _matrix(X: npt.ArrayLike, n_clusters: int, owner: str) -> Array:
@@ -42,35 +36,6 @@ def _matrix(X: npt.ArrayLike, n_clusters: int, owner: str) -> Array:
             f"{owner}: n_clusters must be between 1 and the number of samples {data.shape[0]}, got {n_clusters}"
         )
     return data.reshape(data.shape[0], -1)
-
-
-def unit_rows(X: Array) -> Array:
-    """Rows of X (N, f) scaled to unit l2 norm, centred by their mean, scaled again; zero rows stay zero."""
-
-    def scaled(Y: Array) -> Array:
-        norm = np.linalg.norm(Y, axis=1, keepdims=True)
-        return np.divide(Y, norm, out=np.zeros_like(Y), where=norm > 0)
-
-    Y = scaled(X)
-    Y -= Y.mean(axis=0)
-    return scaled(Y)
-
-
-def _strongest(n: int, rows_of: Callable[[slice], Array]) -> scipy.sparse.csr_array:
-    """Affinity of the 5 largest non-negative off-diagonal entries per row of a matrix that is never held whole."""
-    k = min(NEIGHBOURS, n - 1)
-    values, indices = np.zeros((n, k), dtype=np.float64), np.zeros((n, k), dtype=np.int64)
-    step = max(1, _BLOCK_ENTRIES // n)
-    for start in range(0, n, step):
-        block = slice(start, min(start + step, n))
-        score = rows_of(block)
-        own = np.arange(block.start, block.stop)
-        score[own - start, own] = -np.inf
-        chosen = np.argpartition(-score, k - 1, axis=1)[:, :k]
-        indices[block] = chosen
-        values[block] = np.take_along_axis(score, chosen, axis=1).clip(min=0.0)
-    W = dsc_ext.symmetrize_affinity(torch.from_numpy(values), torch.from_numpy(indices))
-    return scipy.sparse.csr_array((W.values().numpy(), W.col_indices().numpy(), W.crow_indices().numpy()), shape=(n, n))
 
 
 def kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
@@ -94,7 +59,7 @@ def knn_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
     Z = unit_rows(_matrix(X, n_clusters, "knn_labels"))
     if Z.shape[0] == 1:
         return np.zeros(1, dtype=np.int64)
-    W = _strongest(Z.shape[0], lambda block: Z[block] @ Z.T)
+    W = strongest_graph(Z.shape[0], lambda block: Z[block] @ Z.T)
     return spectral_clustering(W, n_clusters, seed=seed)
 
 
@@ -106,30 +71,16 @@ def ridge_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
     symmetrised by the mean. O(N² f + f³) time (O(N³) where f > N), O(N f) memory.
     """
     Z = unit_rows(_matrix(X, n_clusters, "ridge_labels"))
-    n, f = Z.shape
+    n = Z.shape[0]
     if n == 1:
         return np.zeros(1, dtype=np.int64)
-    lam = n / n_clusters
-    if f < n:
-        # Woodbury: P = (I − Z (ZᵀZ + λI)⁻¹ Zᵀ)/λ, one f×f inverse and blocks of rows.
-        gram = (Z.T @ Z).astype(np.float64) + lam * np.eye(f)
-        left = np.asarray(scipy.linalg.solve(gram, Z.T, assume_a="pos").T, dtype=Z.dtype)
-        diagonal = (1.0 - np.einsum("ij,ij->i", left, Z)) / lam
-
-        def off_diagonal_of(block: slice) -> Array:
-            return left[block] @ Z.T / lam  # −P off the diagonal
-    else:
-        P = np.linalg.inv((Z @ Z.T).astype(np.float64) + lam * np.eye(n))
-        diagonal = np.diag(P)
-
-        def off_diagonal_of(block: slice) -> Array:
-            return -P[block]
+    diagonal, off_diagonal_of = ridge_inverse(Z, n / n_clusters)
 
     def rows_of(block: slice) -> Array:
         # P is symmetric, so C + Cᵀ needs no second pass.
         return off_diagonal_of(block) * (1.0 / diagonal[block, None] + 1.0 / diagonal)
 
-    return spectral_clustering(_strongest(n, rows_of), n_clusters, seed=seed)
+    return spectral_clustering(strongest_graph(n, rows_of), n_clusters, seed=seed)
 
 
 BASELINES: dict[str, Callable[[npt.ArrayLike, int, int], Array]] = {

@@ -45,7 +45,7 @@ app = typer.Typer(
 MethodName = Literal["bdsc", "dscnet", "sscn", "energy"]
 ExperimentName = Literal["table1", "figure4", "consistency", "sscn"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
-AffinityName = Literal["post", "plain"]
+AffinityName = Literal["post", "plain", "sparse"]
 AssignName = Literal["discretize", "kmeans", "cluster_qr"]
 ColorName = Literal["auto", "grey", "rgb"]
 
@@ -76,15 +76,17 @@ def _range(text: str | None) -> tuple[float, float] | None:
 
 
 @contextmanager
-def _one_line_warnings(console: Console) -> Iterator[None]:
-    """Warnings as `warning: text`, without file and line."""
+def _one_line_warnings(console: Console) -> Iterator[list[str]]:
+    """Warnings as `warning: text`, without file and line; the list that is yielded gets every text."""
+    texts: list[str] = []
     with warnings.catch_warnings():
 
         def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            texts.append(str(message))
             console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
 
         warnings.showwarning = show
-        yield
+        yield texts
 
 
 class _Lines:
@@ -324,7 +326,9 @@ def fit(
     pretrain_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of autoencoder pre-training.")] = None,
     affinity: Annotated[
         AffinityName | None,
-        typer.Option(help="DSC-Net's post-processing, or |C| + |C|' as it is. Default: the preset's."),
+        typer.Option(
+            help="DSC-Net's post-processing, |C| + |C|' as it is, or its largest entries. Default: the preset's."
+        ),
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="post: share of each row of |C| to keep.")] = None,
     subspace_dim: Annotated[int | None, typer.Option(min=1, help="post: rank per cluster.")] = None,
@@ -332,7 +336,9 @@ def fit(
     unit_diagonal: Annotated[
         bool | None, typer.Option(help="post: set the diagonal to 1 before the decomposition.")
     ] = None,
-    assign_labels: Annotated[AssignName, typer.Option(help="Last step of spectral clustering.")] = "discretize",
+    assign_labels: Annotated[
+        AssignName | None, typer.Option(help="Last step of spectral clustering. Default: the method's.")
+    ] = None,
     image_shape: Annotated[
         str | None, typer.Option(help="Read rows as images: 32x32 or 3,32,32.", metavar="HxW")
     ] = None,
@@ -375,7 +381,7 @@ def fit(
                 words += [option, str(value)]
         return shlex.join([*words, "--out", str(place[0]), "--resume"])
 
-    with _guarded(messages, resume_command), _one_line_warnings(messages):
+    with _guarded(messages, resume_command), _one_line_warnings(messages) as warned:
         import torch
 
         from dsc.baselines import run_baselines
@@ -431,6 +437,7 @@ def fit(
                 resume=resume,
                 callback=show.epoch,
             )
+            own_warnings = list(warned)  # not those of the baselines
             record = make_record(chosen_method.title, result.labels, dataset.labels, sum(result.seconds.values()))
             others: list[Record] = []
             if baselines:
@@ -447,7 +454,7 @@ def fit(
                 affinity=result.affinity,
                 method=record,
                 baselines=others,
-                config=_settings(dataset, data, count, seed, result),
+                config={**_settings(dataset, data, count, seed, result), "warnings": own_warnings},
                 pretraining=result.training.pretraining,
                 history=result.training.history,
                 images=dataset.X if shows_images else None,

@@ -1,9 +1,9 @@
 """From a coefficient matrix to labels: the affinity graph and its spectral clustering.
 
-Owns the two affinities, plain ``(|C| + |C|ᵀ)/2`` and the post-processing of DSC-Net (Ji et al., NIPS 2017: thrC, rank
-``d·K + 1``, angular similarity to a power), and normalised spectral clustering (Ng, Jordan & Weiss, 2001) that stays
-exact when the graph falls apart into connected components. Thresholding and symmetrising are `dsc_ext` ops; this file
-never touches a network, a data set or true labels.
+Owns the affinities, plain ``(|C| + |C|ᵀ)/2``, the largest few entries of a row, and the post-processing of DSC-Net (Ji
+et al., NIPS 2017: thrC, rank ``d·K + 1``, angular similarity to a power), and normalised spectral clustering (Ng et
+al., 2001) that stays exact when the graph falls apart into connected components. Thresholding and symmetrising
+are `dsc_ext` ops; this file never touches a network, a data set or true labels.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from threadpoolctl import threadpool_limits
 
 import dsc_ext
 
-AFFINITIES = ("post", "plain")
+AFFINITIES = ("post", "plain", "sparse")
 ASSIGN_LABELS = ("kmeans", "discretize", "cluster_qr")
+# Edges that a sample gives in a sparse graph.
+NEIGHBOURS = 5
 
 # A connected component up to this size is solved by LAPACK: beyond doubt, and quicker than Lanczos on a dense matrix.
 _DENSE_LIMIT = 8192
@@ -40,6 +42,7 @@ _POST_FLOAT64_LIMIT = 4096
 _ONE_THREAD_LIMIT = 2048
 _SYMMETRY_TOLERANCE = 1e-5
 _RESIDUAL_TOLERANCE = 1e-6
+_BLOCK_ENTRIES = 2**24
 
 Array = npt.NDArray[Any]
 Graph: TypeAlias = Any  # (N, N) ndarray or scipy.sparse.csr_array; SciPy ships no types
@@ -88,6 +91,40 @@ def plain_affinity(coefficients: torch.Tensor | Array) -> Array:
     magnitude = _coefficient_matrix(coefficients, "plain_affinity").abs()
     W: Array = (magnitude + magnitude.T).div_(2).cpu().numpy()
     return W
+
+
+def strongest_graph(n: int, rows_of: Callable[[slice], Array]) -> scipy.sparse.csr_array:
+    """Affinity (N, N) of the 5 largest non-negative off-diagonal entries per row of a matrix that is never held whole.
+
+    rows_of: a block of that matrix's rows, anew at each call. ``W = (A + Aᵀ)/2`` of what is kept, float64.
+    """
+    k = min(NEIGHBOURS, n - 1)
+    values, indices = np.zeros((n, k), dtype=np.float64), np.zeros((n, k), dtype=np.int64)
+    step = max(1, _BLOCK_ENTRIES // n)
+    for start in range(0, n, step):
+        block = slice(start, min(start + step, n))
+        score = rows_of(block)
+        own = np.arange(block.start, block.stop)
+        score[own - start, own] = -np.inf
+        chosen = np.argpartition(-score, k - 1, axis=1)[:, :k]
+        indices[block] = chosen
+        values[block] = np.take_along_axis(score, chosen, axis=1).clip(min=0.0)
+    W = dsc_ext.symmetrize_affinity(torch.from_numpy(values), torch.from_numpy(indices))
+    return scipy.sparse.csr_array((W.values().numpy(), W.col_indices().numpy(), W.crow_indices().numpy()), shape=(n, n))
+
+
+def sparse_affinity(coefficients: torch.Tensor | Array) -> scipy.sparse.csr_array:
+    """The 5 largest entries per row of ``C + Cᵀ``, negatives set to 0, symmetrised by the mean: (N, N) float64, CSR.
+
+    What a sample shares with all others at once, a common mean above all, drowns in few edges. The graph is that of
+    `dsc.baselines.ridge_labels`, whatever C is. The diagonal is left out. Costs O(N²); memory O(N) beyond blocks of
+    rows. Raises as :func:`plain_affinity`.
+    """
+    C = _coefficient_matrix(coefficients, "sparse_affinity").cpu().numpy()
+    n = C.shape[0]
+    if n == 1:
+        return scipy.sparse.csr_array((1, 1))
+    return strongest_graph(n, lambda block: C[block] + C[:, block].T)
 
 
 def _blas_threads(n: int) -> threadpool_limits:
@@ -501,12 +538,14 @@ def cluster_coefficients(
     n_eigenvectors: int | None = None,
     assign_labels: str = "discretize",
     seed: int = 0,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Graph]:
     """Coefficient matrix (N, N) to ``(labels, affinity)``: the one path every method shares.
 
     affinity: ``"post"`` (:func:`post_affinity`, with `threshold`, `subspace_dim`, `power`, `unit_diagonal`) or
-    ``"plain"`` (:func:`plain_affinity`; those four are unused). The rest goes to :func:`spectral_clustering`.
+    ``"plain"`` (:func:`plain_affinity`) or ``"sparse"`` (:func:`sparse_affinity`, a CSR matrix); those four are unused
+    by the latter two. The rest goes to :func:`spectral_clustering`.
     """
+    W: Graph
     if affinity == "post":
         W = post_affinity(
             coefficients,
@@ -518,6 +557,8 @@ def cluster_coefficients(
         )
     elif affinity == "plain":
         W = plain_affinity(coefficients)
+    elif affinity == "sparse":
+        W = sparse_affinity(coefficients)
     else:
         raise ValueError(f"cluster_coefficients: affinity must be one of {AFFINITIES}, got {affinity!r}")
     labels = spectral_clustering(W, n_clusters, n_eigenvectors=n_eigenvectors, assign_labels=assign_labels, seed=seed)

@@ -179,6 +179,12 @@ class _Dense(nn.Module):
         return F.relu(y) if self._relu else y
 
 
+def dense_layers(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
+    """Fully connected layers from sizes[0] numbers to sizes[-1], ReLU in between, drawn from `generator` in order."""
+    last = len(sizes) - 2
+    return nn.Sequential(*(_Dense(a, b, i < last, generator) for i, (a, b) in enumerate(pairwise(sizes))))
+
+
 def dense_autoencoder(n_features: int, widths: Sequence[int], *, generator: torch.Generator) -> Autoencoder:
     """A fully connected autoencoder for feature vectors (n, n_features).
 
@@ -189,12 +195,7 @@ def dense_autoencoder(n_features: int, widths: Sequence[int], *, generator: torc
     sizes = [n_features, *widths]
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"n_features, widths: expected positive sizes and one layer at least, got {sizes}")
-
-    def stack(chain: list[int]) -> nn.Sequential:
-        last = len(chain) - 2
-        return nn.Sequential(*(_Dense(a, b, i < last, generator) for i, (a, b) in enumerate(pairwise(chain))))
-
-    return Autoencoder(stack(sizes), stack(sizes[::-1]), (n_features,), sizes[-1])
+    return Autoencoder(dense_layers(sizes, generator), dense_layers(sizes[::-1], generator), (n_features,), sizes[-1])
 
 
 def build_autoencoder(preset: Preset, sample_shape: tuple[int, ...], generator: torch.Generator) -> Autoencoder:

@@ -22,7 +22,7 @@ from dsc.data import Dataset
 from dsc.methods import METHODS, BDSCMethod, Method
 from dsc.networks import Autoencoder
 from dsc.predictor import Predictor
-from dsc.presets import Preset, automatic, get_preset
+from dsc.presets import Affinity, Preset, automatic, get_preset
 from dsc.subspaces import subspace_bases
 from dsc.trainer import (
     CLASSIFIER,
@@ -37,7 +37,7 @@ from dsc.trainer import (
 Array = npt.NDArray[Any]
 
 # Words of N² beside C at the worst moment of the way from C to labels, measured.
-_LABEL_WORDS = {"post": 7, "plain": 6}
+_LABEL_WORDS = {"post": 7, "plain": 6, "sparse": 1}
 _POST_FLOAT64_LIMIT = 4096
 
 
@@ -45,7 +45,7 @@ _POST_FLOAT64_LIMIT = 4096
 class LabelConfig:
     """From C to labels; see :func:`dsc.clustering.cluster_coefficients` for each setting."""
 
-    affinity: Literal["post", "plain"]
+    affinity: Affinity
     threshold: float
     subspace_dim: int
     power: float
@@ -96,8 +96,9 @@ def required_bytes(
     """Bytes that the arrays of size N² take at the worst moment of a run.
 
     Training BDSC, the default, holds C and Adam's two moments, in float32 ``12 N²`` bytes, and the batch's rows of C,
-    ``4 B N``, where it is not all samples; SSCN holds none. The way to labels holds C and about 7 ("post")
-    or 6 ("plain") matrices of its size, in float64 up to 4096 samples and in float32 above: ``32 N²`` or ``28 N²``.
+    ``4 B N``, where it is not all samples; SSCN holds none. The way to labels holds C and about 7 ("post"), 6 ("plain")
+    or 1 ("sparse") matrices of its size, in float64 up to 4096 samples and in float32 above: ``32 N²``, ``28 N²`` or
+    ``8 N²``.
     """
     n = n_samples
     rows = n if batch_size is None else min(batch_size, n)
@@ -187,13 +188,13 @@ def fit_method(
     epochs: int | None = None,
     lr: float | None = None,
     pretrain_steps: int | None = None,
-    affinity: Literal["post", "plain"] | None = None,
+    affinity: Affinity | None = None,
     threshold: float | None = None,
     subspace_dim: int | None = None,
     power: float | None = None,
     unit_diagonal: bool | None = None,
     n_eigenvectors: int | None = None,
-    assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
+    assign_labels: Literal["kmeans", "discretize", "cluster_qr"] | None = None,
     seed: int = 0,
     device: str | None = None,
     autoencoder: Autoencoder | None = None,
@@ -203,9 +204,9 @@ def fit_method(
 ) -> FitResult:
     """Trains a method on a data set and clusters it: what `dsc fit` and the estimators run.
 
-    method: by default `BDSCMethod()`. The other settings are those of :class:`BDSC`; None takes the preset's.
-    `autoencoder`, `checkpoint`, `resume`, `callback` and what they raise: :func:`dsc.trainer.fit`. `data.labels` are
-    never read.
+    method: by default `BDSCMethod()`. The other settings are those of :class:`BDSC`; None takes the preset's or the
+    method's. `autoencoder`, `checkpoint`, `resume`, `callback` and what they raise: :func:`dsc.trainer.fit`.
+    `data.labels` are never read.
 
     Raises ValueError or TypeError naming the setting, and MemoryError where the N² arrays cannot
     fit, before any work is done.
@@ -231,6 +232,7 @@ def fit_method(
         raise ValueError(f"{owner}: lr: expected a number > 0, got {lr!r}")
     if affinity is not None and affinity not in AFFINITIES:
         raise ValueError(f"{owner}: affinity: expected one of {', '.join(AFFINITIES)}, got {affinity!r}")
+    assign_labels = method.assign_labels if assign_labels is None else assign_labels
     if assign_labels not in ASSIGN_LABELS:
         raise ValueError(f"{owner}: assign_labels: expected one of {', '.join(ASSIGN_LABELS)}, got {assign_labels!r}")
 
@@ -240,6 +242,7 @@ def fit_method(
         chosen = preset
     else:
         chosen = get_preset(preset, n_clusters)
+    chosen = method.adapted(chosen)
     overrides: dict[str, Any] = {
         "lr": lr,
         "affinity": affinity,

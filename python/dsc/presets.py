@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+Affinity = Literal["post", "plain", "sparse"]
 PRESETS = ("orl", "coil20", "coil100", "eyaleb", "mnist", "digits")
 
 
@@ -72,7 +73,7 @@ class Preset:
     coefficient_init: constant that C starts from.
     epochs: passes over the data, each updating every row of C once; None: `settling_epochs`.
     lr: of Adam at full batch.
-    affinity: DSC-Net's post-processing of C ("post") or |C| + |C|^T ("plain").
+    affinity: DSC-Net's post-processing of C ("post"), |C| + |C|^T ("plain") or the largest of it ("sparse").
     threshold, subspace_dim, power, unit_diagonal: of the post-processing.
     """
 
@@ -86,7 +87,7 @@ class Preset:
     coefficient_init: float
     epochs: int | None
     lr: float
-    affinity: Literal["post", "plain"]
+    affinity: Affinity
     threshold: float
     subspace_dim: int
     power: float

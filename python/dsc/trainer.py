@@ -495,7 +495,8 @@ class _Run:
             autoencoder = self.given.to(self.device, self.dtype)
         else:
             autoencoder = self._pretrain(found, interrupt)
-        latent = self._encode(autoencoder.encoder)
+        with torch.no_grad():
+            latent = torch.cat([autoencoder.encoder(x) for x in self.X.split(self.problem.rows_per_batch)])
         weights = self.config.preset.weights or method.scale_free_weights(
             self.problem, float(self.X.square().sum()) / self.n, float(latent.square().sum()) / self.n
         )
@@ -517,7 +518,7 @@ class _Run:
             _load_optimizers(optimizers, found[0])
             self.pretraining, self.history = found[1]["pretraining"], found[1]["history"]
         else:
-            model.start(self.X, self._encode(model.encoder))
+            model.start(self.X, self._latent(model))
         weights = None if pretrained is None else pretrained.weights
 
         def save(phase: str) -> None:
@@ -536,7 +537,7 @@ class _Run:
             self._after_epoch("train", n_epochs, self.history, interrupt, save)
         save("train")
         model.finish()
-        latent = self._encode(model.encoder)
+        latent = self._latent(model)
         with torch.no_grad():
             C = model.coefficients(latent).cpu()
         return TrainResult(C, latent.cpu(), self.history, self.pretraining, weights, model)
@@ -567,12 +568,11 @@ class _Run:
                     totals[name] = totals[name] + value if name in totals else value
         values = {name: float(value) for name, value in terms.items()}
         means = {name: float(value) / self.n for name, value in measures.items()}
-        return {"loss": sum(values.values()), **values, **means}
+        return {"loss": sum(values.values()), **values, **means, **model.epoch_measures()}
 
     @torch.no_grad()
-    def _encode(self, encoder: nn.Module) -> Tensor:
-        size = self.problem.rows_per_batch
-        return torch.cat([encoder(x) for x in torch.split(self.X, size)])
+    def _latent(self, model: Model) -> Tensor:
+        return model.latent(self.X, self.problem.rows_per_batch)
 
     # -- between epochs --
 

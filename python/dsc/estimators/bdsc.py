@@ -9,7 +9,7 @@ import numpy as np
 from dsc.estimators.base import DeepSubspaceClustering
 from dsc.methods import BDSCMethod
 from dsc.methods.bdsc import Consistency, Gradient, Penalty
-from dsc.presets import Preset
+from dsc.presets import Affinity, Preset
 
 
 class BDSC(DeepSubspaceClustering):
@@ -63,9 +63,9 @@ class BDSC(DeepSubspaceClustering):
         Most steps of autoencoder pre-training, which stops earlier once its error stops falling.
     zero_diagonal : bool, default=False
         Keep a sample out of its own combination.
-    affinity : {"post", "plain"}, optional
-        DSC-Net's post-processing, or ``(|C| + |C|.T)/2`` as it is; default the preset's. Without a preset images take
-        the first and feature vectors the second.
+    affinity : {"post", "plain", "sparse"}, optional
+        DSC-Net's post-processing, ``(|C| + |C|.T)/2`` as it is, or the five largest entries a row of ``C + C.T``;
+        default the preset's. Without a preset images take the first and feature vectors the second.
     threshold, subspace_dim, power, unit_diagonal : optional
         Knobs of "post", see :func:`dsc.clustering.post_affinity`; default the preset's.
     n_eigenvectors : int, optional
@@ -81,7 +81,7 @@ class BDSC(DeepSubspaceClustering):
     Attributes
     ----------
     labels_ : (n,) int64 ndarray
-    affinity_matrix_ : (n, n) ndarray, symmetric, non-negative
+    affinity_matrix_ : (n, n) ndarray, symmetric, non-negative; a csr_array if "sparse"
     coefficients_ : (n, n) float32 ndarray
         C; row i holds the coefficients of sample i.
     subspace_bases_ : list of (d, h) float32 ndarray
@@ -135,7 +135,7 @@ class BDSC(DeepSubspaceClustering):
         lr: float | None = None,
         pretrain_steps: int | None = None,
         zero_diagonal: bool = False,
-        affinity: Literal["post", "plain"] | None = None,
+        affinity: Affinity | None = None,
         threshold: float | None = None,
         subspace_dim: int | None = None,
         power: float | None = None,

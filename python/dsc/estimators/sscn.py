@@ -9,7 +9,7 @@ import numpy as np
 from dsc.estimators.base import DeepSubspaceClustering
 from dsc.methods import SSCNMethod
 from dsc.pipeline import FitResult
-from dsc.presets import Preset
+from dsc.presets import Affinity, Preset
 
 
 class SSCN(DeepSubspaceClustering):
@@ -79,7 +79,7 @@ class SSCN(DeepSubspaceClustering):
         epochs: int | None = None,
         lr: float | None = None,
         pretrain_steps: int | None = None,
-        affinity: Literal["post", "plain"] | None = None,
+        affinity: Affinity | None = None,
         threshold: float | None = None,
         subspace_dim: int | None = None,
         power: float | None = None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +41,22 @@ class Model(nn.Module, ABC):
     # The largest norm of the gradient of all parameters together; a longer one is scaled down to it before the step.
     max_gradient_norm: float | None = None
 
+    def latent(self, x: Tensor, batch_size: int) -> Tensor:
+        """Latent rows (N, h) of all samples `x` in order, of so many at a time; a model may remember parts of them.
+
+        Called without gradient, before `start` and after the last epoch.
+        """
+        return torch.cat([self.encoder(part) for part in x.split(batch_size)])
+
     def start(self, x: Tensor, latent: Tensor) -> None:
         """Called once before the first step, with all samples, (N, ...), and their latent rows, (N, h), in order."""
 
     def begin_epoch(self, x: Tensor, epoch: int, generator: torch.Generator) -> None:
         """Called before each epoch, counted from 0, with all samples in order and the epoch's own random numbers."""
+
+    def epoch_measures(self) -> Mapping[str, float]:
+        """What the history reports of the state after an epoch, beside what batches measure; finite numbers."""
+        return {}
 
     def lr_factor(self, epoch: int, epochs: int) -> float:
         """What the optimisers' rates are multiplied by in an epoch, counted from 0, of so many."""
@@ -101,14 +112,15 @@ class Method(ABC):
     """Settings of one method; immutable and made of plain values.
 
     name, title: what the command line and what people call it. summary: in a line. batch_size: samples a step where
-    nobody says, None for all. labels_by_classifier: labels of the fitted samples are the classifier's, not those of
-    spectral clustering.
+    nobody says, None for all. assign_labels: last step of spectral clustering where nobody says. labels_by_classifier:
+    labels of the fitted samples are the classifier's, not those of spectral clustering.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     summary: ClassVar[str]
     batch_size: ClassVar[int | None] = None
+    assign_labels: ClassVar[Literal["kmeans", "discretize", "cluster_qr"]] = "discretize"
     labels_by_classifier: ClassVar[bool] = False
 
     def settings(self) -> dict[str, Any]:
@@ -129,6 +141,10 @@ class Method(ABC):
 
     def check(self, shuffled: bool) -> None:  # noqa: B027 (most methods take any order)
         """Raises ValueError where the order of the samples does not suit the method."""
+
+    def adapted(self, preset: Preset) -> Preset:
+        """The preset with what the method needs otherwise: the scale of pixels, or the way to labels."""
+        return preset
 
     @abstractmethod
     def training_words(self, n_samples: int, rows_per_batch: int) -> int:
