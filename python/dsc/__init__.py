@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, SSCN, DSCNet, EnergySubspaceClustering
+    from dsc.estimators import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering
     from dsc.metrics import evaluate
     from dsc.pipeline import fit_method
     from dsc.predictor import Predictor
@@ -35,6 +35,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
 _HOME = {
     "BDSC": "estimators",
     "DSCNet": "estimators",
+    "CLBDSC": "estimators",
     "SSCN": "estimators",
     "EnergySubspaceClustering": "estimators",
     "fit_method": "pipeline",
@@ -51,6 +52,7 @@ _HOME = {
 
 __all__ = [
     "BDSC",
+    "CLBDSC",
     "PRESETS",
     "SSCN",
     "DSCNet",

@@ -42,7 +42,7 @@ app = typer.Typer(
 
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
-MethodName = Literal["bdsc", "dscnet", "sscn", "energy"]
+MethodName = Literal["bdsc", "dscnet", "clbdsc", "sscn", "energy"]
 ExperimentName = Literal["table1", "figure4", "consistency", "sscn"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
 AffinityName = Literal["post", "plain", "sparse"]
@@ -280,6 +280,7 @@ def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
 
     @contextmanager
     def guard() -> Iterator[None]:
+        from dsc.backbones import MissingExtraError
         from dsc.trainer import DivergedError
 
         try:
@@ -289,7 +290,7 @@ def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
             hint = f"; go on with:\n  {command}" if command else "; nothing was saved"
             console.print(f"stopped{hint}", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
-        except (ValueError, TypeError, OSError, MemoryError, DivergedError) as error:
+        except (ValueError, TypeError, OSError, MemoryError, DivergedError, MissingExtraError) as error:
             text = " ".join(str(error).split())
             console.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None

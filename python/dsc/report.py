@@ -192,6 +192,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 _TERM_NAMES = {
     "loss": "loss (sum)",
+    "contrastive": "contrastive",
     "reconstruction": "reconstruction",
     "self_expression": "self-expression",
     "coefficients": "penalty on C",

@@ -1,8 +1,9 @@
 """The methods as scikit-learn estimators, one a module."""
 
 from dsc.estimators.bdsc import BDSC
+from dsc.estimators.clbdsc import CLBDSC
 from dsc.estimators.dscnet import DSCNet
 from dsc.estimators.energy import EnergySubspaceClustering
 from dsc.estimators.sscn import SSCN
 
-__all__ = ["BDSC", "SSCN", "DSCNet", "EnergySubspaceClustering"]
+__all__ = ["BDSC", "CLBDSC", "SSCN", "DSCNet", "EnergySubspaceClustering"]

@@ -1,6 +1,7 @@
 """Methods: each module holds one model and its loss for one batch; the trainer does the rest."""
 
 from dsc.methods.bdsc import BDSC, BDSCMethod
+from dsc.methods.clbdsc import CLBDSC, CLBDSCMethod
 from dsc.methods.dscnet import DSCNetMethod
 from dsc.methods.energy import EnergyMethod, EnergyModel
 from dsc.methods.method import AutoencoderMethod, BatchLoss, Method, Model, Pretrained, Problem
@@ -8,16 +9,18 @@ from dsc.methods.sscn import SSCN, SSCNMethod
 
 # By the name that the command line and stored models use.
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (BDSCMethod, DSCNetMethod, SSCNMethod, EnergyMethod)
+    method.name: method for method in (BDSCMethod, DSCNetMethod, CLBDSCMethod, SSCNMethod, EnergyMethod)
 }
 
 __all__ = [
     "BDSC",
+    "CLBDSC",
     "METHODS",
     "SSCN",
     "AutoencoderMethod",
     "BDSCMethod",
     "BatchLoss",
+    "CLBDSCMethod",
     "DSCNetMethod",
     "EnergyMethod",
     "EnergyModel",
