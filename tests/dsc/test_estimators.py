@@ -4,7 +4,7 @@ import dsc.pipeline as pipeline
 import numpy as np
 import pytest
 import torch
-from dsc import BDSC, SSCN, DSCNet, Predictor
+from dsc import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, Predictor
 from dsc.data import load
 from dsc.methods import BDSCMethod, DSCNetMethod
 from dsc.metrics import clustering_accuracy
@@ -27,6 +27,8 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
         BDSC(consistency="momentum", batch_size=7, epochs=3, pretrain_steps=20),
         DSCNet(penalty="l1", epochs=60, pretrain_steps=100),
         SSCN(epochs=60, pretrain_steps=100),
+        CLBDSC(),
+        EnergySubspaceClustering(epochs=60, pretrain_steps=100),
     ],
 )
 def test_scikit_learn_checks(estimator, check):
@@ -146,7 +148,7 @@ def test_verbose_prints_progress(digits, capsys):
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
         ({"epochs": -1}, ValueError, "epochs: expected at least 1, got -1"),
         ({"lr": 0.0}, ValueError, "lr: expected a number > 0, got 0.0"),
-        ({"affinity": "rbf"}, ValueError, "affinity: expected one of post, plain, got 'rbf'"),
+        ({"affinity": "rbf"}, ValueError, "affinity: expected one of post, plain, sparse, got 'rbf'"),
         ({"assign_labels": "x"}, ValueError, "assign_labels: expected one of kmeans, "),
         ({"gradient": "x"}, ValueError, "gradient: expected one of splice, detach, "),
         ({"consistency": "x"}, ValueError, "consistency: expected one of lr, momentum, "),
@@ -179,6 +181,7 @@ def test_required_bytes_follow_the_formula():
     assert required_bytes(n, 100) == required_bytes(n, None) == 32 * n**2
     assert required_bytes(n, None, affinity="plain") == 28 * n**2
     assert required_bytes(n, None, affinity="plain", itemsize=8) == 32 * n**2
+    assert required_bytes(n, 100, affinity="sparse") == 12 * n**2 + 4 * 100 * n
     assert required_bytes(4000, None) == 60 * 4000**2
     for method in (BDSCMethod(), DSCNetMethod()):
         assert method.training_words(n, n) == 3 * n**2
@@ -205,7 +208,7 @@ def test_a_refusal_names_what_would_fit(monkeypatch):
     assert "fit up to" not in str(refused.value)
 
 
-@pytest.mark.parametrize("estimator", [BDSC(3, random_state=0), DSCNet(3, random_state=0), SSCN(3, random_state=0)])
+@pytest.mark.parametrize("estimator", [e(3, random_state=0) for e in (BDSC, DSCNet, CLBDSC, SSCN)])
 def test_new_samples_are_labelled_the_model_is_kept_and_bases_span_their_clusters(estimator, tmp_path):
     X, y = subspaces(per_cluster=90)
     model = estimator.fit(X[:200])

@@ -46,8 +46,8 @@ EPOCHS = 20
 _HIDDEN = 512
 # A pre-trained network moves this much more slowly than the head behind it, which starts from nothing.
 _BACKBONE_RATE = 0.1
-# Collapse: fewer directions than half of those that clusters in general position span, all samples in one direction,
-# or coefficients that explain next to nothing.
+# Collapse: fewer directions than half of those that clusters in general position span (or that features can have), all
+# samples in one direction, or coefficients that explain next to nothing.
 _FEWEST_DIRECTIONS = 0.5
 _LARGEST_COSINE = 0.9
 _LARGEST_ERROR = 0.9
@@ -314,13 +314,14 @@ class CLBDSC(Model):
     def coefficients(self, latent: Tensor) -> Tensor:
         """C (N, N) without gradient, its diagonal zero; warns with :class:`CollapseWarning` where it says nothing."""
         C = self.self_expression.Coefficient.detach().clone().fill_diagonal_(0.0)
-        for complaint in self._complaints(latent, C):
+        for complaint in self._complaints(latent.detach(), C):
             warnings.warn(complaint, CollapseWarning, stacklevel=2)
         return C
 
     def _complaints(self, latent: Tensor, C: Tensor) -> list[str]:
         found = []
-        directions, fewest = effective_rank(latent), _FEWEST_DIRECTIONS * (self.n_clusters - 1)
+        directions = effective_rank(latent)
+        fewest = _FEWEST_DIRECTIONS * min(self.n_clusters - 1, self.encoder.backbone.dim)
         if directions < fewest:
             found.append(
                 f"the latent space has collapsed: {directions:.1f} effective directions for {self.n_clusters} "
