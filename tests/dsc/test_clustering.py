@@ -14,6 +14,7 @@ from dsc.clustering import (
     cluster_coefficients,
     plain_affinity,
     post_affinity,
+    sparse_affinity,
     spectral_clustering,
     spectral_embedding,
 )
@@ -295,7 +296,7 @@ def test_post_affinity_ignores_the_scale_of_c():
     np.testing.assert_allclose(W, scaled, atol=1e-8)
 
 
-@pytest.mark.parametrize("affinity", ["post", "plain"])
+@pytest.mark.parametrize("affinity", ["post", "plain", "sparse"])
 @pytest.mark.parametrize("assign_labels", ASSIGN_LABELS)
 def test_subspaces_are_told_apart(affinity, assign_labels):
     _, y, C = subspaces(np.random.default_rng(13), n_clusters=4, per_cluster=25)
@@ -339,7 +340,23 @@ def test_plain_affinity_is_the_mean_of_magnitudes():
     np.testing.assert_allclose(plain_affinity(C), (np.abs(C) + np.abs(C).T) / 2)
 
 
-@pytest.mark.parametrize("function", [lambda C: post_affinity(C, 2), plain_affinity])
+@pytest.mark.parametrize("block", [2**24, 20])
+def test_sparse_affinity_keeps_the_five_largest_of_c_and_its_transpose(monkeypatch, block):
+    monkeypatch.setattr(clustering, "_BLOCK_ENTRIES", block)
+    C = np.random.default_rng(16).standard_normal((9, 9))
+    A = C + C.T
+    np.fill_diagonal(A, -np.inf)
+    for row in A:
+        row[np.argsort(row)[:-5]] = 0.0
+    A = A.clip(min=0.0)
+    W = sparse_affinity(torch.from_numpy(C).requires_grad_())
+    np.testing.assert_allclose(W.toarray(), (A + A.T) / 2)
+    assert not np.diag(W.toarray()).any()
+    assert sparse_affinity(np.ones((1, 1))).shape == (1, 1)
+    np.testing.assert_allclose(sparse_affinity(np.ones((3, 3))).toarray(), 2 * (1 - np.eye(3)))
+
+
+@pytest.mark.parametrize("function", [lambda C: post_affinity(C, 2), plain_affinity, sparse_affinity])
 @pytest.mark.parametrize(
     ("C", "error", "text"),
     [
