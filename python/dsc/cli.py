@@ -43,7 +43,7 @@ app = typer.Typer(
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
 MethodName = Literal["bdsc", "dscnet", "clbdsc", "sscn", "energy"]
-ExperimentName = Literal["table1", "figure4", "consistency", "sscn"]
+ExperimentName = Literal["table1", "figure4", "consistency", "anchor", "sscn"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
 AffinityName = Literal["post", "plain", "sparse"]
 AssignName = Literal["discretize", "kmeans", "cluster_qr"]

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from dsc.experiments.experiment import Experiment
 
-NAMES = ("table1", "figure4", "consistency", "sscn")
+NAMES = ("table1", "figure4", "consistency", "anchor", "sscn")
 
 
 def get_experiment(name: str) -> Experiment:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dsc.data import Dataset, load
 from dsc.methods import Method
@@ -95,7 +96,8 @@ class Published:
 class Experiment:
     """Arms and seeds, a question, what it turned out to be, and the figure that shows it.
 
-    reading: what the measured table says, in words; written after looking at it. figure: of all records.
+    reading: what the measured table says, in words; written after looking at it. figure: of all records. embed: what
+    the baselines get instead of the samples, where the method starts from features of them.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Experiment:
     figure: Callable[[list[dict[str, Any]]], Figure]
     published: tuple[Published, ...] = ()
     baseline_seeds: int = 5
+    embed: Callable[[Dataset], npt.NDArray[Any]] | None = None
     reading: str = ""
 
     @property

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -84,6 +85,7 @@ class _Run:
     arm: Arm | None
     data: Data
     seed: int
+    embed: Callable[[Dataset], npt.NDArray[Any]] | None = None
 
     def settings(self) -> Record:
         """What identifies the run, as it stands in its record."""
@@ -98,7 +100,7 @@ def _runs(experiment: Experiment, seeds: int) -> Iterator[_Run]:
             yield _Run(arm, arm.data, seed)
     for source in experiment.data:
         for seed in range(min(experiment.baseline_seeds, seeds)):
-            yield _Run(None, source, seed)
+            yield _Run(None, source, seed, experiment.embed)
 
 
 def _identity(settings: Record) -> str:
@@ -125,7 +127,7 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     record = {**run.settings(), "threads": threads}
     arm = run.arm
     if arm is None:
-        found = run_baselines(data.X, n_clusters, run.seed, data.labels)
+        found = run_baselines(run.embed(data) if run.embed else data.X, n_clusters, run.seed, data.labels)
         return {**record, "baselines": found, "seconds": sum(one["seconds"] for one in found)}
     autoencoder = None
     if isinstance(arm.method, AutoencoderMethod):
