@@ -23,9 +23,8 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
 @parametrize_with_checks(
     [
         BDSC(epochs=60, pretrain_steps=100),
-        BDSC(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, gradient="detach+ae"),
-        BDSC(consistency="momentum", batch_size=7, epochs=3, pretrain_steps=20),
-        DSCNet(penalty="l1", epochs=60, pretrain_steps=100),
+        BDSC(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, gradient="detach+ae", consistency="momentum"),
+        DSCNet(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, penalty="l1"),
         SSCN(epochs=60, pretrain_steps=100),
         CLBDSC(),
         EnergySubspaceClustering(epochs=60, pretrain_steps=100),
