@@ -327,9 +327,10 @@ def test_a_refreshed_bank_is_encoded_anew_every_so_many_epochs():
     torch.testing.assert_close(bdsc.bank.features, bdsc.encoder(samples()).detach())
 
 
+@pytest.mark.parametrize("bank", ["index", "fifo"])
 @pytest.mark.parametrize("gradient", ["splice", "detach"])
-def test_a_fresh_bank_is_never_stale(gradient):
-    bdsc, rows = model(consistency="fresh", gradient=gradient), torch.tensor([5, 0, 19])
+def test_a_fresh_bank_is_never_stale_and_in_order(gradient, bank):
+    bdsc, rows = model(consistency="fresh", gradient=gradient, bank_update=bank), torch.tensor([5, 0, 19])
     bdsc.begin_epoch(samples(), 0, generator())
     loss = moved(bdsc).batch_loss(samples()[rows], rows)
     torch.testing.assert_close(bdsc.bank.features, bdsc.encoder(samples()).detach())
