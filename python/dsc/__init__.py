@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering
+    from dsc.estimators import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, SENet
     from dsc.metrics import evaluate
     from dsc.pipeline import fit_method
     from dsc.predictor import Predictor
@@ -37,6 +37,7 @@ _HOME = {
     "DSCNet": "estimators",
     "CLBDSC": "estimators",
     "SSCN": "estimators",
+    "SENet": "estimators",
     "EnergySubspaceClustering": "estimators",
     "fit_method": "pipeline",
     "Predictor": "predictor",
@@ -59,6 +60,7 @@ __all__ = [
     "Dataset",
     "EnergySubspaceClustering",
     "Predictor",
+    "SENet",
     "__version__",
     "cluster_coefficients",
     "evaluate",

@@ -42,10 +42,10 @@ app = typer.Typer(
 
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
-MethodName = Literal["bdsc", "dscnet", "clbdsc", "sscn", "energy"]
+MethodName = Literal["bdsc", "dscnet", "clbdsc", "sscn", "senet", "energy"]
 ExperimentName = Literal["table1", "figure4", "consistency", "anchor", "sscn"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
-AffinityName = Literal["post", "plain", "sparse"]
+AffinityName = Literal["post", "plain", "sparse", "neighbours"]
 AssignName = Literal["discretize", "kmeans", "cluster_qr"]
 ColorName = Literal["auto", "grey", "rgb"]
 
@@ -328,7 +328,8 @@ def fit(
     affinity: Annotated[
         AffinityName | None,
         typer.Option(
-            help="DSC-Net's post-processing, |C| + |C|' as it is, or its largest entries. Default: the preset's."
+            help="DSC-Net's post-processing, |C| + |C|' as it is, its largest entries, or nearest rows of C. "
+            "Default: the method's or the preset's."
         ),
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="post: share of each row of |C| to keep.")] = None,

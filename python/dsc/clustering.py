@@ -1,9 +1,10 @@
 """From a coefficient matrix to labels: the affinity graph and its spectral clustering.
 
-Owns the affinities, plain ``(|C| + |C|ᵀ)/2``, the largest few entries of a row, and the post-processing of DSC-Net (Ji
-et al., NIPS 2017: thrC, rank ``d·K + 1``, angular similarity to a power), and normalised spectral clustering (Ng et
-al., 2001) that stays exact when the graph falls apart into connected components. Thresholding and symmetrising
-are `dsc_ext` ops; this file never touches a network, a data set or true labels.
+Owns the affinities: plain ``(|C| + |C|ᵀ)/2``, the largest few entries of a row, the nearest rows of C (SENet, CVPR
+2021) and the post-processing of DSC-Net (Ji et al., NIPS 2017: thrC, rank ``d·K + 1``, angular similarity to a power); and
+normalised spectral clustering (Ng, Jordan & Weiss, 2001) that stays exact when the graph falls apart into connected
+components. C is dense, or CSR where a row has few entries, and then no N×N array is made but by "post". Thresholding
+and symmetrising are `dsc_ext` ops; this file never touches a network, a data set or true labels.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ from threadpoolctl import threadpool_limits
 
 import dsc_ext
 
-AFFINITIES = ("post", "plain", "sparse")
+AFFINITIES = ("post", "plain", "sparse", "neighbours")
 ASSIGN_LABELS = ("kmeans", "discretize", "cluster_qr")
-# Edges that a sample gives in a sparse graph.
-NEIGHBOURS = 5
-
+# Entries of a row that the sparse graph keeps.
+STRONGEST = 5
+# Rows of C that are joined to each row, as published for SENet.
+NEIGHBOURS = 3
+# Cosines of rows with all rows that exist at a time.
+_BLOCK_ENTRIES = 2**22
 # A connected component up to this size is solved by LAPACK: beyond doubt, and quicker than Lanczos on a dense matrix.
 _DENSE_LIMIT = 8192
 # A sparse one beyond this size goes to verified Lanczos first, where a product costs far less than N².
@@ -42,10 +46,10 @@ _POST_FLOAT64_LIMIT = 4096
 _ONE_THREAD_LIMIT = 2048
 _SYMMETRY_TOLERANCE = 1e-5
 _RESIDUAL_TOLERANCE = 1e-6
-_BLOCK_ENTRIES = 2**24
 
 Array = npt.NDArray[Any]
 Graph: TypeAlias = Any  # (N, N) ndarray or scipy.sparse.csr_array; SciPy ships no types
+Coefficients: TypeAlias = Any  # (N, N) torch.Tensor, dense or CSR, ndarray or SciPy sparse
 
 
 class FragmentedGraphWarning(UserWarning):
@@ -69,8 +73,9 @@ class SpectralEmbedding(NamedTuple):
 # Graph
 
 
-def _coefficient_matrix(coefficients: torch.Tensor | Array, owner: str) -> torch.Tensor:
-    C = torch.as_tensor(coefficients).detach()
+def _coefficient_matrix(coefficients: Coefficients, owner: str) -> torch.Tensor:
+    C = torch.as_tensor(coefficients.toarray() if scipy.sparse.issparse(coefficients) else coefficients).detach()
+    C = C.to_dense() if C.layout is torch.sparse_csr else C
     if not C.is_floating_point():
         raise TypeError(f"{owner}: coefficients must be floating point, got {C.dtype}")
     if C.ndim != 2 or C.shape[0] != C.shape[1]:
@@ -81,13 +86,48 @@ def _coefficient_matrix(coefficients: torch.Tensor | Array, owner: str) -> torch
     return C
 
 
-def plain_affinity(coefficients: torch.Tensor | Array) -> Array:
-    """``W = (|C| + |C|ᵀ)/2``, dense (N, N) in C's dtype.
+def scipy_csr(C: torch.Tensor) -> scipy.sparse.csr_array:
+    """A `torch.sparse_csr` tensor as SciPy's, on the CPU with sorted columns, in 32-bit indices where they do."""
+    kind = scipy.sparse.get_index_dtype(maxval=max(*C.shape, C.values().numel()))
+    column, crow = (part.cpu().numpy().astype(kind) for part in (C.col_indices(), C.crow_indices()))
+    found = scipy.sparse.csr_array((C.values().cpu().numpy(), column, crow), shape=tuple(C.shape))
+    return found if found.has_sorted_indices else found.sorted_indices()  # a copy: the values may be the tensor's
 
-    coefficients: (N, N) float tensor or array, row i = coefficients of sample i. A trained C has no zeros, so its
-    affinity is as dense as C itself; for a C of few entries a row use `dsc_ext.symmetrize_affinity`, which gives CSR.
-    Costs O(N²). Raises TypeError for integers, ValueError for other shapes or non-finite entries, naming the argument.
+
+def _torch_csr(C: scipy.sparse.csr_array) -> torch.Tensor:
+    crow, column, values = (torch.from_numpy(part) for part in (C.indptr, C.indices, C.data))
+    return torch.sparse_csr_tensor(crow, column, values, C.shape, check_invariants=False)
+
+
+def _sparse(coefficients: Coefficients, owner: str) -> scipy.sparse.csr_array | None:
+    """Sparse coefficients, checked; None for dense ones."""
+    if isinstance(coefficients, torch.Tensor) and coefficients.layout is torch.sparse_csr:
+        C = scipy_csr(coefficients.detach())
+    elif scipy.sparse.issparse(coefficients):
+        C = scipy.sparse.csr_array(coefficients)
+        C.sum_duplicates()
+    else:
+        return None
+    if C.shape[0] != C.shape[1]:
+        raise ValueError(f"{owner}: coefficients must be (N, N), got {C.shape}")
+    if not np.issubdtype(C.dtype, np.floating):
+        raise TypeError(f"{owner}: coefficients must be floating point, got {C.dtype}")
+    if not np.isfinite(C.data).all():
+        broken = np.unique(np.repeat(np.arange(C.shape[0]), np.diff(C.indptr))[~np.isfinite(C.data)]).size
+        raise ValueError(f"{owner}: coefficients must be finite, got NaN or infinity in {broken} of {C.shape[0]} rows")
+    return C
+
+
+def plain_affinity(coefficients: Coefficients) -> Graph:
+    """``W = (|C| + |C|ᵀ)/2`` (N, N) in C's dtype, dense for a dense C and CSR for a sparse one.
+
+    coefficients: (N, N) float tensor or array, `torch.sparse_csr` or SciPy sparse, row i = coefficients of sample i.
+    Costs O(N²), or O(nnz) time and memory. Raises TypeError for integers, ValueError for other shapes or non-finite
+    entries, naming the argument.
     """
+    sparse = _sparse(coefficients, "plain_affinity")
+    if sparse is not None:
+        return scipy_csr(dsc_ext.symmetrize_affinity(_torch_csr(sparse)))
     magnitude = _coefficient_matrix(coefficients, "plain_affinity").abs()
     W: Array = (magnitude + magnitude.T).div_(2).cpu().numpy()
     return W
@@ -98,7 +138,7 @@ def strongest_graph(n: int, rows_of: Callable[[slice], Array]) -> scipy.sparse.c
 
     rows_of: a block of that matrix's rows, anew at each call. ``W = (A + Aᵀ)/2`` of what is kept, float64.
     """
-    k = min(NEIGHBOURS, n - 1)
+    k = min(STRONGEST, n - 1)
     values, indices = np.zeros((n, k), dtype=np.float64), np.zeros((n, k), dtype=np.int64)
     step = max(1, _BLOCK_ENTRIES // n)
     for start in range(0, n, step):
@@ -109,22 +149,84 @@ def strongest_graph(n: int, rows_of: Callable[[slice], Array]) -> scipy.sparse.c
         chosen = np.argpartition(-score, k - 1, axis=1)[:, :k]
         indices[block] = chosen
         values[block] = np.take_along_axis(score, chosen, axis=1).clip(min=0.0)
-    W = dsc_ext.symmetrize_affinity(torch.from_numpy(values), torch.from_numpy(indices))
-    return scipy.sparse.csr_array((W.values().numpy(), W.col_indices().numpy(), W.crow_indices().numpy()), shape=(n, n))
+    return scipy_csr(dsc_ext.symmetrize_affinity(torch.from_numpy(values), torch.from_numpy(indices)))
 
 
-def sparse_affinity(coefficients: torch.Tensor | Array) -> scipy.sparse.csr_array:
+def sparse_affinity(coefficients: Coefficients) -> scipy.sparse.csr_array:
     """The 5 largest entries per row of ``C + Cᵀ``, negatives set to 0, symmetrised by the mean: (N, N) float64, CSR.
 
     What a sample shares with all others at once, a common mean above all, drowns in few edges. The graph is that of
     `dsc.baselines.ridge_labels`, whatever C is. The diagonal is left out. Costs O(N²); memory O(N) beyond blocks of
-    rows. Raises as :func:`plain_affinity`.
+    rows, and of a sparse C its entries once more. Raises as :func:`plain_affinity`.
     """
-    C = _coefficient_matrix(coefficients, "sparse_affinity").cpu().numpy()
-    n = C.shape[0]
+    sparse = _sparse(coefficients, "sparse_affinity")
+    if sparse is None:
+        C = _coefficient_matrix(coefficients, "sparse_affinity").cpu().numpy()
+    else:
+        both = (sparse + sparse.T).tocsr()
+    n = C.shape[0] if sparse is None else both.shape[0]
     if n == 1:
         return scipy.sparse.csr_array((1, 1))
-    return strongest_graph(n, lambda block: C[block] + C[:, block].T)
+    return strongest_graph(n, lambda block: C[block] + C[:, block].T if sparse is None else both[block].toarray())
+
+
+def neighbour_affinity(
+    coefficients: Coefficients, n_clusters: int = 1, n_neighbours: int = NEIGHBOURS
+) -> scipy.sparse.csr_array:
+    """``W = (A + Aᵀ)/2``, A_ij = 1 for the `n_neighbours` rows j of C with the largest cosine to row i: float32 CSR.
+
+    Two samples are alike if they are combined of the same samples with the same signs. Rows with a cosine of 0 or less
+    are not joined, so that a sample without coefficients has no edge. Ours: where the graph falls into more than
+    `n_clusters` pieces (samples without an edge apart), each row has as many neighbours as it takes to make them fewer,
+    at most four times as many as asked for.
+
+    coefficients: as for :func:`plain_affinity`. Costs 2 N³ operations for a dense C, for a sparse one twice the sum
+    over its columns of their entries squared, 2 N k² or some times as many; memory O(nnz) and 2²² cosines at a time.
+    Deterministic, ties to the lowest j. Source: Zhang et al., CVPR 2021, released code (nearest_neighbor, symmetric).
+    """
+    owner = "neighbour_affinity"
+    if isinstance(n_neighbours, bool) or not isinstance(n_neighbours, numbers.Integral) or n_neighbours < 1:
+        raise ValueError(f"{owner}: n_neighbours must be an integer >= 1, got {n_neighbours!r}")
+    found = _nearest_rows(coefficients, 4 * int(n_neighbours), owner)
+    most = found.shape[1]
+    for k in range(min(int(n_neighbours), most), most + 1):
+        near = found[:, :k].contiguous()
+        W = scipy_csr(dsc_ext.symmetrize_affinity(torch.ones(near.shape), near))
+        pieces = np.bincount(connected_components(W, directed=False)[1])
+        if (pieces > 1).sum() <= n_clusters:
+            break
+    return W
+
+
+def _nearest_rows(coefficients: Coefficients, k: int, owner: str) -> torch.Tensor:
+    """(N, at most k): of each row of C the rows of largest positive cosine, the largest first, then -1."""
+    sparse = _sparse(coefficients, owner)
+    if sparse is None:
+        C = _coefficient_matrix(coefficients, owner)
+        norm = torch.linalg.vector_norm(C, dim=1, keepdim=True)
+        dense = torch.where(norm > 0, C / norm, 0.0)
+        n = dense.shape[0]
+
+        def cosines(rows: slice) -> torch.Tensor:
+            return dense[rows] @ dense.T
+    else:
+        n = sparse.shape[0]
+        lengths = np.sqrt(sparse.multiply(sparse).sum(axis=1))
+        scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        unit = sparse.copy()
+        unit.data *= np.repeat(scale, np.diff(unit.indptr))
+        transposed = unit.T.tocsr()
+
+        def cosines(rows: slice) -> torch.Tensor:
+            return torch.from_numpy((unit[rows] @ transposed).toarray())
+
+    parts = []
+    for start in range(0, n, step := max(1, _BLOCK_ENTRIES // n)):
+        values, indices = dsc_ext.topk_coefficients(
+            cosines(slice(start, start + step)), min(k, n - 1), signed=True, row_offset=start
+        )
+        parts.append(torch.where(values > 0, indices, -1).cpu())
+    return torch.cat(parts)
 
 
 def _blas_threads(n: int) -> threadpool_limits:
@@ -144,7 +246,7 @@ def _eigh(S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def post_affinity(
-    coefficients: torch.Tensor | Array,
+    coefficients: Coefficients,
     n_clusters: int,
     *,
     threshold: float = 0.04,
@@ -163,8 +265,9 @@ def post_affinity(
     thrC works on rows here: row i of C holds the coefficients of sample i (``Ẑ = C Z``). The released code of DSC-Net
     thresholds columns although it also multiplies ``C Z``; trained without a constraint its C is nearly symmetric, so
     the two differ little, and rows are what the method means. A sample whose coefficients are all zero keeps a zero
-    row. Deterministic: a full eigendecomposition, no start vector. It runs on the tensor's device, in float64 up to
-    N = 4096 and in float32 above; cost ~9 N³ + 2 N² r operations, peak memory about 5 N² words.
+    row. A sparse C is made dense. Deterministic: a full eigendecomposition, no start vector. It runs on the tensor's
+    device, in float64 up to N = 4096 and in float32 above; cost ~9 N³ + 2 N² r operations, peak memory about 5 N²
+    words.
 
     Returns float64 (N <= 4096) or float32. Source: Ji et al., NIPS 2017, released code (thrC, post_proC).
     """
@@ -527,7 +630,7 @@ def spectral_clustering(
 
 
 def cluster_coefficients(
-    coefficients: torch.Tensor | Array,
+    coefficients: Coefficients,
     n_clusters: int,
     *,
     affinity: str = "post",
@@ -541,9 +644,11 @@ def cluster_coefficients(
 ) -> tuple[Array, Graph]:
     """Coefficient matrix (N, N) to ``(labels, affinity)``: the one path every method shares.
 
-    affinity: ``"post"`` (:func:`post_affinity`, with `threshold`, `subspace_dim`, `power`, `unit_diagonal`) or
-    ``"plain"`` (:func:`plain_affinity`) or ``"sparse"`` (:func:`sparse_affinity`, a CSR matrix); those four are unused
-    by the latter two. The rest goes to :func:`spectral_clustering`.
+    coefficients: dense, `torch.sparse_csr` or SciPy sparse. affinity: ``"post"`` (:func:`post_affinity`, with
+    `threshold`, `subspace_dim`, `power`, `unit_diagonal`; the others do not use those four), ``"plain"``
+    (:func:`plain_affinity`), ``"sparse"`` (:func:`sparse_affinity`) or ``"neighbours"`` (:func:`neighbour_affinity`).
+    The last two give a CSR matrix, and all but the first keep a sparse C sparse. The rest goes to
+    :func:`spectral_clustering`.
     """
     W: Graph
     if affinity == "post":
@@ -559,6 +664,8 @@ def cluster_coefficients(
         W = plain_affinity(coefficients)
     elif affinity == "sparse":
         W = sparse_affinity(coefficients)
+    elif affinity == "neighbours":
+        W = neighbour_affinity(coefficients, n_clusters)
     else:
         raise ValueError(f"cluster_coefficients: affinity must be one of {AFFINITIES}, got {affinity!r}")
     labels = spectral_clustering(W, n_clusters, n_eigenvectors=n_eigenvectors, assign_labels=assign_labels, seed=seed)

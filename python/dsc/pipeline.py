@@ -11,18 +11,18 @@ import numbers
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dsc.clustering import AFFINITIES, ASSIGN_LABELS, cluster_coefficients
+from dsc.clustering import AFFINITIES, ASSIGN_LABELS, Graph, cluster_coefficients, scipy_csr
 from dsc.data import Dataset
 from dsc.methods import METHODS, BDSCMethod, Method
 from dsc.networks import Autoencoder
 from dsc.predictor import Predictor
-from dsc.presets import Affinity, Preset, automatic, get_preset
+from dsc.presets import Affinity, AssignLabels, Preset, automatic, get_preset
 from dsc.subspaces import subspace_bases
 from dsc.trainer import (
     CLASSIFIER,
@@ -37,8 +37,12 @@ from dsc.trainer import (
 Array = npt.NDArray[Any]
 
 # Words of N² beside C at the worst moment of the way from C to labels, measured.
-_LABEL_WORDS = {"post": 7, "plain": 6, "sparse": 1}
+_LABEL_WORDS = {"post": 7, "plain": 6, "sparse": 1, "neighbours": 4}
 _POST_FLOAT64_LIMIT = 4096
+# Bytes an entry of a sparse C at the worst moment of the same way, measured.
+_ENTRY_BYTES = {"plain": 110, "sparse": 110, "neighbours": 40}
+# Up to this size the spectral step may make a sparse graph dense.
+_DENSE_LIMIT = 8192
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,20 @@ class LabelConfig:
     power: float
     unit_diagonal: bool
     n_eigenvectors: int | None
-    assign_labels: Literal["kmeans", "discretize", "cluster_qr"]
+    assign_labels: AssignLabels
 
 
 @dataclass(frozen=True)
 class FitResult:
     """What a run found and every setting it ran with.
 
-    labels: (N,) int64. affinity: (N, N). training: C, the network and the history. seconds: wall time of training and
-    of C to labels. spectral_labels: those of spectral clustering; `labels` are the same, or for some methods the
-    predictor's. predictor: what labels new samples.
+    labels: (N,) int64. affinity: (N, N), dense or CSR. training: C, the network and the history. seconds: wall time of
+    training and of C to labels. spectral_labels: those of spectral clustering; `labels` are the same, or for some
+    methods the predictor's. predictor: what labels new samples.
     """
 
     labels: npt.NDArray[np.int64]
-    affinity: Array
+    affinity: Graph
     training: TrainResult
     train_config: TrainConfig
     label_config: LabelConfig
@@ -73,10 +77,10 @@ class FitResult:
     predictor: Predictor
 
     @property
-    def coefficients(self) -> Array:
-        """C (N, N); row i holds the coefficients of sample i."""
-        array: Array = self.training.coefficients.numpy()
-        return array
+    def coefficients(self) -> Graph:
+        """C (N, N), an array or `scipy.sparse.csr_array`; row i holds the coefficients of sample i."""
+        C = self.training.coefficients
+        return scipy_csr(C) if C.layout is torch.sparse_csr else C.numpy()
 
     @property
     def subspace_bases(self) -> list[Array]:
@@ -93,16 +97,20 @@ def required_bytes(
     affinity: str = "post",
     itemsize: int = 4,
 ) -> int:
-    """Bytes that the arrays of size N² take at the worst moment of a run.
+    """Bytes that the arrays of coefficients take at the worst moment of a run.
 
     Training BDSC, the default, holds C and Adam's two moments, in float32 ``12 N²`` bytes, and the batch's rows of C,
-    ``4 B N``, where it is not all samples; SSCN holds none. The way to labels holds C and about 7 ("post"), 6 ("plain")
-    or 1 ("sparse") matrices of its size, in float64 up to 4096 samples and in float32 above: ``32 N²``, ``28 N²`` or
-    ``8 N²``.
+    ``4 B N``, where it is not all samples; SSCN holds none. The way to labels holds C and about 7 ("post"), 6
+    ("plain"), 4 ("neighbours") or 1 ("sparse") matrices of its size, in float64 up to 4096 samples and in float32
+    above: ``32 N²``, ``28 N²``, ``20 N²`` or ``8 N²``. With a sparse C of k entries a row, as SENet's, it holds about 40 k N
+    ("neighbours") or 110 k N bytes ("plain", "sparse") and no N² ones above 8192 samples.
     """
-    n = n_samples
+    n, method = n_samples, method or BDSCMethod()
     rows = n if batch_size is None else min(batch_size, n)
-    training = itemsize * (method or BDSCMethod()).training_words(n, rows)
+    training = itemsize * method.training_words(n, rows)
+    entries = method.row_entries(n)
+    if entries is not None and affinity != "post" and n > _DENSE_LIMIT:
+        return max(training, _ENTRY_BYTES[affinity] * entries * n)
     word = 8 if n <= _POST_FLOAT64_LIMIT else 4
     return max(training, (itemsize + _LABEL_WORDS[affinity] * word) * n * n)
 
@@ -129,19 +137,25 @@ def _needed_bytes(n: int, method: Method, config: TrainConfig, affinity: str) ->
     needs = {"host": required_bytes(n, config.batch_size, method=method, affinity=affinity, itemsize=itemsize)}
     if torch.device(config.device).type == "cuda":
         rows = n if config.batch_size is None else min(config.batch_size, n)
-        needs[config.device] = itemsize * (method.training_words(n, rows) + n * n)
+        entries = method.row_entries(n)
+        coefficients = itemsize * n * n if entries is None else (itemsize + 8) * n * entries
+        needs[config.device] = itemsize * method.training_words(n, rows) + coefficients
     return needs
 
 
 def _check_memory(n: int, config: TrainConfig, affinity: str) -> None:
     method = config.method
+    entries = method.row_entries(n)
+    what = f"{n} x {n} coefficient matrix, its moments and its way to labels"
+    if entries is not None:
+        what = f"{entries} coefficients of each and their graph"
     for place, needed in _needed_bytes(n, method, config, affinity).items():
         available = _available_bytes() if place == "host" else torch.cuda.mem_get_info(place)[0]
         if available is not None and needed > available:
             raise MemoryError(
-                f"{method.title}: {n} samples need about {needed / 2**30:.1f} GiB of {place} memory for the "
-                f"{n} x {n} coefficient matrix, its moments and its way to labels; {available / 2**30:.1f} GiB are "
-                f"free. Alternatives: {_alternatives(n, config, affinity, place, available)}"
+                f"{method.title}: {n} samples need about {needed / 2**30:.1f} GiB of {place} memory for the {what}; "
+                f"{available / 2**30:.1f} GiB are free. Alternatives: "
+                f"{_alternatives(n, config, affinity, place, available)}"
             )
 
 
@@ -194,7 +208,7 @@ def fit_method(
     power: float | None = None,
     unit_diagonal: bool | None = None,
     n_eigenvectors: int | None = None,
-    assign_labels: Literal["kmeans", "discretize", "cluster_qr"] | None = None,
+    assign_labels: AssignLabels | None = None,
     seed: int = 0,
     device: str | None = None,
     autoencoder: Autoencoder | None = None,
@@ -278,7 +292,7 @@ def fit_method(
         power=chosen.power,
         unit_diagonal=chosen.unit_diagonal,
         n_eigenvectors=n_eigenvectors,
-        assign_labels=assign_labels,
+        assign_labels=assign_labels or method.assign_labels,
     )
     _check_memory(n, train_config, chosen.affinity)
 

@@ -87,7 +87,9 @@ class Predictor:
     def _latent(self, X: npt.NDArray[np.float32], batch_size: int) -> list[Tensor]:
         if X.ndim == 0 or tuple(X.shape[1:]) != self.sample_shape:
             raise ValueError(f"predict: X: expected samples of shape {self.sample_shape}, got {tuple(X.shape[1:])}")
-        like = next(self.encoder.parameters())
+        # An encoder may have no parameters: then the classifier says where and in what type.
+        tensors = (*self.encoder.state_dict().values(), *self.classifier.state_dict().values())
+        like = next(tensor for tensor in tensors if tensor.is_floating_point())
         prepared = torch.from_numpy(prepare(X, self.pixel_range, self.preset, self.magnitude))
         return [self.encoder(x.to(like)) for x in prepared.split(batch_size)]
 

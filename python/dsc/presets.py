@@ -15,8 +15,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Affinity = Literal["post", "plain", "sparse"]
 PRESETS = ("orl", "coil20", "coil100", "eyaleb", "mnist", "digits")
+
+Affinity = Literal["post", "plain", "sparse", "neighbours"]
+AssignLabels = Literal["kmeans", "discretize", "cluster_qr"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Preset:
     coefficient_init: constant that C starts from.
     epochs: passes over the data, each updating every row of C once; None: `settling_epochs`.
     lr: of Adam at full batch.
-    affinity: DSC-Net's post-processing of C ("post"), |C| + |C|^T ("plain") or the largest of it ("sparse").
+    affinity: DSC-Net's post-processing of C ("post"), |C| + |C|^T ("plain"), the largest of C + C^T ("sparse") or the
+        graph of the nearest rows of C ("neighbours").
     threshold, subspace_dim, power, unit_diagonal: of the post-processing.
     """
 

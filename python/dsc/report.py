@@ -116,7 +116,7 @@ def write_run(
     directory: str | os.PathLike[str],
     *,
     labels: Array,
-    coefficients: Array,
+    coefficients: Array | scipy.sparse.csr_array,
     affinity: Array | scipy.sparse.csr_array,
     method: Record,
     baselines: Sequence[Record],
@@ -128,9 +128,9 @@ def write_run(
     """Writes a run into `directory` (made if missing) and returns its path.
 
     labels.csv        columns index,label: one line a sample, in the order of the data
-    coefficients.npz  array `coefficients` (N, N): C, row i of sample i
-    affinity.npz      a dense affinity as array `affinity` (N, N); a sparse one as
+    coefficients.npz  array `coefficients` (N, N): C, row i of sample i; a sparse one as
                       `scipy.sparse.save_npz` writes it, for `scipy.sparse.load_npz`
+    affinity.npz      array `affinity` (N, N), or sparse likewise
     metrics.json      the method's record (method, acc, nmi, ari, seconds; the three null without
                       true labels) and under `baselines` a list of records of the same shape
     config.json       `config` as given, and `versions`
@@ -153,13 +153,12 @@ def write_run(
     (out / _METRICS).unlink(missing_ok=True)
 
     write_labels(out / _LABELS, labels)
-    with _replacing(out / _COEFFICIENTS) as temporary:
-        np.savez(temporary, coefficients=coefficients)
-    with _replacing(out / _AFFINITY) as temporary:
-        if scipy.sparse.issparse(affinity):
-            scipy.sparse.save_npz(temporary, affinity)
-        else:
-            np.savez(temporary, affinity=affinity)
+    for path, name, matrix in ((_COEFFICIENTS, "coefficients", coefficients), (_AFFINITY, "affinity", affinity)):
+        with _replacing(out / path) as temporary:
+            if scipy.sparse.issparse(matrix):
+                scipy.sparse.save_npz(temporary, matrix)
+            else:
+                np.savez(temporary, allow_pickle=False, **{name: matrix})
     write_json(out / _CONFIG, {**config, "versions": versions()})
     write_json(out / _HISTORY, {"pretraining": list(pretraining), "training": list(history)})
 

@@ -130,8 +130,8 @@ History = list[dict[str, float]]
 class TrainResult:
     """The coefficient matrix and how it came about.
 
-    coefficients: (N, N) on the CPU; row i holds the coefficients of sample i. latent: (N, h) on the
-    CPU, what the encoder makes of the samples in the end. pretraining and history: one dict an
+    coefficients: (N, N) on the CPU, dense or CSR; row i holds the coefficients of sample i. latent: (N, h)
+    on the CPU, what the encoder makes of the samples in the end. pretraining and history: one dict an
     epoch, as `Progress.metrics` with "epoch". weights: those of the loss, None where the method has others.
     """
 

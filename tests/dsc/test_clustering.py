@@ -12,8 +12,10 @@ from dsc.clustering import (
     ASSIGN_LABELS,
     FragmentedGraphWarning,
     cluster_coefficients,
+    neighbour_affinity,
     plain_affinity,
     post_affinity,
+    scipy_csr,
     sparse_affinity,
     spectral_clustering,
     spectral_embedding,
@@ -296,12 +298,23 @@ def test_post_affinity_ignores_the_scale_of_c():
     np.testing.assert_allclose(W, scaled, atol=1e-8)
 
 
-@pytest.mark.parametrize("affinity", ["post", "plain", "sparse"])
+def as_given(C, form):
+    """C as each kind of input."""
+    if form == "scipy":
+        return scipy.sparse.coo_array(C)
+    return torch.from_numpy(C).to_sparse_csr() if form == "torch CSR" else C
+
+
+FORMS = ("array", "scipy", "torch CSR")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("affinity", ["post", "plain", "sparse", "neighbours"])
 @pytest.mark.parametrize("assign_labels", ASSIGN_LABELS)
-def test_subspaces_are_told_apart(affinity, assign_labels):
+def test_subspaces_are_told_apart(affinity, assign_labels, form):
     _, y, C = subspaces(np.random.default_rng(13), n_clusters=4, per_cluster=25)
     labels, W = cluster_coefficients(
-        torch.from_numpy(C).float(),
+        as_given(C.astype(np.float32), form),
         4,
         affinity=affinity,
         threshold=0.5,
@@ -337,7 +350,12 @@ def test_all_zero_coefficients_give_an_empty_graph():
 def test_plain_affinity_is_the_mean_of_magnitudes():
     C = np.random.default_rng(15).standard_normal((7, 7))
     C[C > 1] = 0
-    np.testing.assert_allclose(plain_affinity(C), (np.abs(C) + np.abs(C).T) / 2)
+    expected = (np.abs(C) + np.abs(C).T) / 2
+    np.testing.assert_allclose(plain_affinity(C), expected)
+    for form in FORMS[1:]:
+        W = plain_affinity(as_given(C, form))
+        assert scipy.sparse.issparse(W)
+        np.testing.assert_allclose(W.toarray(), expected)
 
 
 @pytest.mark.parametrize("block", [2**24, 20])
@@ -356,7 +374,71 @@ def test_sparse_affinity_keeps_the_five_largest_of_c_and_its_transpose(monkeypat
     np.testing.assert_allclose(sparse_affinity(np.ones((3, 3))).toarray(), 2 * (1 - np.eye(3)))
 
 
-@pytest.mark.parametrize("function", [lambda C: post_affinity(C, 2), plain_affinity, sparse_affinity])
+@pytest.mark.parametrize("form", FORMS)
+def test_neighbours_are_the_rows_of_largest_positive_cosine(monkeypatch, form):
+    monkeypatch.setattr(clustering, "_BLOCK_ENTRIES", 130)
+    rng = np.random.default_rng(16)
+    C = rng.standard_normal((20, 20)) * (rng.random((20, 20)) < 0.2)
+    C[4] = 0.0
+    C[:, 7] = 0.0
+    C[7] = np.eye(20)[7]  # alike to nobody
+    C[9] = 1e-30 * C[2]  # alike to one, whatever the length
+    norm = np.linalg.norm(C, axis=1, keepdims=True)
+    unit = np.divide(C, norm, out=np.zeros_like(C), where=norm > 0)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -1)
+    A = np.zeros((20, 20))
+    for i in range(20):
+        for j in np.argsort(-cosine[i], kind="stable")[:3]:
+            A[i, j] = cosine[i, j] > 1e-12
+    W = neighbour_affinity(as_given(C, form), 20)
+    assert isinstance(W, scipy.sparse.csr_array)
+    np.testing.assert_array_equal(W.toarray(), (A + A.T) / 2)
+    assert A[9, 2] == 1
+    assert not W[[4, 7]].nnz
+
+
+def test_unsorted_columns_are_sorted_in_a_copy():
+    crow, column, values = torch.tensor([0, 2, 3, 3]), torch.tensor([2, 0, 1]), torch.tensor([5.0, 6.0, 7.0])
+    C = torch.sparse_csr_tensor(crow, column, values, (3, 3), check_invariants=False)
+    expected = [[6, 0, 5], [0, 7, 0], [0, 0, 0]]
+    for _ in range(2):
+        found = scipy_csr(C)
+        np.testing.assert_array_equal(found.toarray(), expected)
+        assert found.has_sorted_indices
+        assert found.indices.dtype == np.int32
+        plain_affinity(C)
+        neighbour_affinity(C)
+    assert values.tolist() == [5, 6, 7]
+
+
+def test_neighbours_are_at_least_one_and_at_most_all_others():
+    C = np.ones((3, 3))
+    np.testing.assert_array_equal(neighbour_affinity(C, 1, 9).toarray(), 1 - np.eye(3))
+    with pytest.raises(ValueError, match="n_neighbours must be an integer >= 1, got 0"):
+        neighbour_affinity(C, 1, 0)
+
+
+def test_neighbours_are_added_until_the_pieces_are_as_few_as_clusters():
+    angle = np.deg2rad([0, 1, 2, 20, 21, 22, 40, 41, 42, 90])
+    C = np.zeros((10, 10))
+    C[:, :2] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    C[9, :3] = 0, 0, 1  # alike to nobody
+
+    def pieces(n_clusters):
+        W = neighbour_affinity(C, n_clusters, 2)
+        return sorted(np.bincount(scipy.sparse.csgraph.connected_components(W)[1]).tolist())
+
+    assert pieces(3) == [1, 3, 3, 3]
+    assert pieces(1) == [1, 9]
+    far = np.kron(np.eye(5), np.ones((2, 2)))
+    assert neighbour_affinity(far, 2, 1).nnz == 10  # no neighbour helps: nothing in common
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    "function", [lambda C: post_affinity(C, 2), plain_affinity, sparse_affinity, neighbour_affinity]
+)
 @pytest.mark.parametrize(
     ("C", "error", "text"),
     [
@@ -366,9 +448,9 @@ def test_sparse_affinity_keeps_the_five_largest_of_c_and_its_transpose(monkeypat
         (np.array([[0, np.inf], [1, 0]]), ValueError, "coefficients must be finite"),
     ],
 )
-def test_bad_coefficients_are_refused_by_name(function, C, error, text):
+def test_bad_coefficients_are_refused_by_name(function, C, error, text, sparse):
     with pytest.raises(error, match=text):
-        function(C)
+        function(scipy.sparse.csr_array(C) if sparse else C)
 
 
 @pytest.mark.parametrize(

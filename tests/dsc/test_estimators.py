@@ -4,7 +4,7 @@ import dsc.pipeline as pipeline
 import numpy as np
 import pytest
 import torch
-from dsc import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, Predictor
+from dsc import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, Predictor, SENet
 from dsc.data import load
 from dsc.methods import BDSCMethod, DSCNetMethod
 from dsc.metrics import clustering_accuracy
@@ -28,6 +28,7 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
         SSCN(epochs=60, pretrain_steps=100),
         CLBDSC(),
         EnergySubspaceClustering(epochs=60, pretrain_steps=100),
+        SENet(width=16, n_steps=100),
     ],
 )
 def test_scikit_learn_checks(estimator, check):
@@ -147,7 +148,7 @@ def test_verbose_prints_progress(digits, capsys):
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
         ({"epochs": -1}, ValueError, "epochs: expected at least 1, got -1"),
         ({"lr": 0.0}, ValueError, "lr: expected a number > 0, got 0.0"),
-        ({"affinity": "rbf"}, ValueError, "affinity: expected one of post, plain, sparse, got 'rbf'"),
+        ({"affinity": "rbf"}, ValueError, "affinity: expected one of post, plain, sparse, neighbours, got 'rbf'"),
         ({"assign_labels": "x"}, ValueError, "assign_labels: expected one of kmeans, "),
         ({"gradient": "x"}, ValueError, "gradient: expected one of splice, detach, "),
         ({"consistency": "x"}, ValueError, "consistency: expected one of lr, momentum, "),
@@ -207,7 +208,13 @@ def test_a_refusal_names_what_would_fit(monkeypatch):
     assert "fit up to" not in str(refused.value)
 
 
-@pytest.mark.parametrize("estimator", [e(3, random_state=0) for e in (BDSC, DSCNet, CLBDSC, SSCN)])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        *(e(3, random_state=0) for e in (BDSC, DSCNet, CLBDSC, SSCN)),
+        SENet(3, width=64, n_steps=200, random_state=0),
+    ],
+)
 def test_new_samples_are_labelled_the_model_is_kept_and_bases_span_their_clusters(estimator, tmp_path):
     X, y = subspaces(per_cluster=90)
     model = estimator.fit(X[:200])

@@ -9,7 +9,7 @@ import numpy as np
 from dsc.estimators.base import DeepSubspaceClustering
 from dsc.methods import BDSCMethod
 from dsc.methods.bdsc import Consistency, Gradient, Penalty
-from dsc.presets import Affinity, Preset
+from dsc.presets import Affinity, AssignLabels, Preset
 
 
 class BDSC(DeepSubspaceClustering):
@@ -63,9 +63,10 @@ class BDSC(DeepSubspaceClustering):
         Most steps of autoencoder pre-training, which stops earlier once its error stops falling.
     zero_diagonal : bool, default=False
         Keep a sample out of its own combination.
-    affinity : {"post", "plain", "sparse"}, optional
-        DSC-Net's post-processing, ``(|C| + |C|.T)/2`` as it is, or the five largest entries a row of ``C + C.T``;
-        default the preset's. Without a preset images take the first and feature vectors the second.
+    affinity : {"post", "plain", "sparse", "neighbours"}, optional
+        DSC-Net's post-processing, ``(|C| + |C|.T)/2`` as it is, the five largest entries a row of ``C + C.T``, or the 3
+        nearest rows of C of each; default the preset's. Without a preset images take the first and feature vectors the
+        second.
     threshold, subspace_dim, power, unit_diagonal : optional
         Knobs of "post", see :func:`dsc.clustering.post_affinity`; default the preset's.
     n_eigenvectors : int, optional
@@ -141,7 +142,7 @@ class BDSC(DeepSubspaceClustering):
         power: float | None = None,
         unit_diagonal: bool | None = None,
         n_eigenvectors: int | None = None,
-        assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
+        assign_labels: AssignLabels = "discretize",
         random_state: int | np.random.RandomState | None = None,
         device: str | None = None,
         verbose: int = 0,

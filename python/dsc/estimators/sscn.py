@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from dsc.estimators.base import DeepSubspaceClustering
 from dsc.methods import SSCNMethod
 from dsc.pipeline import FitResult
-from dsc.presets import Affinity, Preset
+from dsc.presets import Affinity, AssignLabels, Preset
 
 
 class SSCN(DeepSubspaceClustering):
@@ -85,7 +83,7 @@ class SSCN(DeepSubspaceClustering):
         power: float | None = None,
         unit_diagonal: bool | None = None,
         n_eigenvectors: int | None = None,
-        assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
+        assign_labels: AssignLabels = "discretize",
         random_state: int | np.random.RandomState | None = None,
         device: str | None = None,
         verbose: int = 0,

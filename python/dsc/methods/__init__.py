@@ -5,11 +5,12 @@ from dsc.methods.clbdsc import CLBDSC, CLBDSCMethod
 from dsc.methods.dscnet import DSCNetMethod
 from dsc.methods.energy import EnergyMethod, EnergyModel
 from dsc.methods.method import AutoencoderMethod, BatchLoss, Method, Model, Pretrained, Problem
+from dsc.methods.senet import SENet, SENetMethod
 from dsc.methods.sscn import SSCN, SSCNMethod
 
 # By the name that the command line and stored models use.
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (BDSCMethod, DSCNetMethod, CLBDSCMethod, SSCNMethod, EnergyMethod)
+    method.name: method for method in (BDSCMethod, DSCNetMethod, CLBDSCMethod, SSCNMethod, SENetMethod, EnergyMethod)
 }
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "Model",
     "Pretrained",
     "Problem",
+    "SENet",
+    "SENetMethod",
     "SSCNMethod",
 ]

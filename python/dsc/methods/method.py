@@ -10,14 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dsc.networks import Autoencoder, build_autoencoder
 from dsc.out_of_sample import CoefficientVote
-from dsc.presets import LossWeights, Preset
+from dsc.presets import AssignLabels, LossWeights, Preset
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,10 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def coefficients(self, latent: Tensor) -> Tensor:
-        """C (N, N), without gradient, given the latent rows of all samples; row i is that of sample i."""
+        """C (N, N), without gradient, given the latent rows of all samples; row i is that of sample i.
+
+        Dense, or `torch.sparse_csr` where `Method.row_entries` says so.
+        """
 
     def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> nn.Module:
         """A module from latent rows (n, h) to scores (n, K) that has learnt the samples' clusters `labels` (N,) int64.
@@ -120,7 +123,7 @@ class Method(ABC):
     title: ClassVar[str]
     summary: ClassVar[str]
     batch_size: ClassVar[int | None] = None
-    assign_labels: ClassVar[Literal["kmeans", "discretize", "cluster_qr"]] = "discretize"
+    assign_labels: ClassVar[AssignLabels] = "discretize"
     labels_by_classifier: ClassVar[bool] = False
 
     def settings(self) -> dict[str, Any]:
@@ -149,6 +152,10 @@ class Method(ABC):
     @abstractmethod
     def training_words(self, n_samples: int, rows_per_batch: int) -> int:
         """Numbers in the arrays of training that grow as N² does."""
+
+    def row_entries(self, n_samples: int) -> int | None:
+        """The most entries in a row of C where the model gives it sparse; None where it is dense."""
+        return None
 
     @abstractmethod
     def epochs(self, problem: Problem) -> int:

@@ -1,0 +1,141 @@
+"""The estimator of SENet."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dsc.estimators.base import DeepSubspaceClustering
+from dsc.methods import SENetMethod
+from dsc.presets import Affinity, AssignLabels, Preset
+
+
+class SENet(DeepSubspaceClustering):
+    """Subspace clustering by a network that gives the coefficient of any pair; for many samples, and new ones.
+
+    Features are fixed: images are flattened, rows scaled to unit length. A query network takes a sample, a key network
+    every other one, and the inner product of the two, less a learnt threshold, is the coefficient of the one in the
+    combination of the other. There is no N x N array at any time: training holds one batch and one chunk of keys, C
+    keeps the largest entries of a row, and the graph is sparse. Use it where N x N numbers do not fit, on features
+    that already lie near subspaces (scattering, a pre-trained network): it learns no representation, so that on raw
+    pixels a nearest-neighbour graph is a strong rival; compare with :func:`dsc.baselines.run_baselines`.
+    :class:`BDSC` and :class:`SSCN` learn an encoder.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+    width, depth : int, default=256, 3
+        Units of a hidden layer, as many as outputs, and hidden layers, of both networks. Published are 1024 and 3; on a
+        CPU a step of the smaller networks takes an eighth of the time.
+    gamma : float, default=200.0
+        Weight of the self-expression error beside the elastic net; published for MNIST and CIFAR-10.
+    l1_ratio : float, default=0.9
+        Share of the l1 norm in the elastic net; published.
+    n_keys : int, default=1000
+        Samples that a batch is combined of, the batch among them, drawn anew at each step; 0 for all. A step costs in
+        proportion to it. A row of C, over all n samples, then adds up to about n / n_keys times its sample; the graph
+        looks at proportions.
+    n_coefficients : int, default=1000
+        Coefficients of a row of C that are kept, the largest; published. At most n - 1.
+    n_steps : int, default=5000
+        Steps of training, rounded up to whole epochs: a few minutes on one core. 100,000 are published, for a GPU.
+    batch_size : int, default=100
+        Samples a step; published.
+    epochs : int, optional
+        Passes over the data, in place of n_steps.
+    lr : float, optional
+        Adam's at the start, default 1e-3; it falls along a cosine to 0. Published.
+    affinity : {"neighbours", "plain", "post"}, optional
+        The 3 nearest rows of C of each, by default and as published; ``(|C| + |C|.T)/2``; or DSC-Net's post-processing,
+        which makes C dense.
+    n_eigenvectors : int, optional
+        Of the spectral step; default n_clusters. The paper takes 15 for MNIST.
+    assign_labels : {"kmeans", "discretize", "cluster_qr"}, default="kmeans"
+    subspace_dim : int, optional
+        Dimension of `subspace_bases_`; default the preset's.
+    image_shape, pixel_range, preset : optional
+    random_state, device, verbose
+        As in :class:`BDSC`.
+
+    Attributes
+    ----------
+    labels_ : (n,) int64 ndarray
+    coefficients_, affinity_matrix_ : (n, n) scipy.sparse.csr_array
+        C, row i that of sample i, and the graph; float32.
+    subspace_bases_, predictor_, n_features_in_, n_iter_, history_
+        As in :class:`BDSC`; the latent rows are the features.
+
+    Notes
+    -----
+    Time: a step takes 6 (f w + depth w²) operations for each of batch_size + n_keys samples, for f features and width w
+    (8 where n_keys exceeds 2048). C takes 2 N² w operations, its graph about 2 N n_coefficients², a new label 2 N w.
+    Memory: training the same for any N beside the data; then 4 N w bytes, and about 40 N n_coefficients bytes for a
+    moment on the way to labels. The predictor keeps 4 N w bytes. Deterministic on a CPU for a given number of threads.
+
+    A new sample takes the label of the fitted one whose row of coefficients is most like its own; so a fitted one keeps
+    its label.
+
+    References
+    ----------
+    Zhang, You, Vidal, Li: Learning a self-expressive network for subspace clustering. CVPR 2021.
+
+    Examples
+    --------
+    >>> from dsc import SENet
+    >>> from sklearn.datasets import load_digits
+    >>> X = load_digits().data
+    >>> model = SENet(n_clusters=10, width=64, n_steps=50, random_state=0).fit(X[:300])
+    >>> model.predict(X[300:]).shape
+    (1497,)
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        width: int = 256,
+        depth: int = 3,
+        gamma: float = 200.0,
+        l1_ratio: float = 0.9,
+        n_keys: int = 1000,
+        n_coefficients: int = 1000,
+        n_steps: int = 5000,
+        batch_size: int | None = 100,
+        epochs: int | None = None,
+        lr: float | None = None,
+        affinity: Affinity | None = None,
+        n_eigenvectors: int | None = None,
+        assign_labels: AssignLabels = "kmeans",
+        subspace_dim: int | None = None,
+        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
+        pixel_range: tuple[float, float] | None = None,
+        preset: str | Preset | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        device: str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.width = width
+        self.depth = depth
+        self.gamma = gamma
+        self.l1_ratio = l1_ratio
+        self.n_keys = n_keys
+        self.n_coefficients = n_coefficients
+        self.n_steps = n_steps
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.lr = lr
+        self.affinity = affinity
+        self.n_eigenvectors = n_eigenvectors
+        self.assign_labels = assign_labels
+        self.subspace_dim = subspace_dim
+        self.image_shape = image_shape
+        self.pixel_range = pixel_range
+        self.preset = preset
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def _method(self) -> SENetMethod:
+        return SENetMethod(
+            self.width, self.depth, self.gamma, self.l1_ratio, self.n_keys, self.n_coefficients, self.n_steps
+        )
