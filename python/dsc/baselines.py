@@ -16,7 +16,8 @@ import numpy.typing as npt
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from dsc.clustering import spectral_clustering, strongest_graph
+from dsc.affinity import strongest_graph
+from dsc.clustering import spectral_clustering
 from dsc.metrics import Record, make_record
 from dsc.ridge import ridge_inverse, unit_rows
 

@@ -1,55 +1,48 @@
-"""From a coefficient matrix to labels: the affinity graph and its spectral clustering.
+"""From a coefficient matrix to labels: normalised spectral clustering of its affinity graph (Ng, Jordan & Weiss, 2001).
 
-Owns the affinities: plain ``(|C| + |C|ᵀ)/2``, the largest few entries of a row, the nearest rows of C (SENet, CVPR
-2021) and the post-processing of DSC-Net (Ji et al., NIPS 2017: thrC, rank ``d·K + 1``, angular similarity to a power); and
-normalised spectral clustering (Ng, Jordan & Weiss, 2001) that stays exact when the graph falls apart into connected
-components. C is dense, or CSR where a row has few entries, and then no N×N array is made but by "post". Thresholding
-and symmetrising are `dsc_ext` ops; this file never touches a network, a data set or true labels.
+Owns the spectral step, exact when the graph falls apart into connected components, and the one path from C to labels
+that every method shares. The graph comes from `dsc.affinity`; this file never touches a network, a data set or true
+labels.
 """
 
 from __future__ import annotations
 
-import math
 import numbers
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
-import torch
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from sklearn.cluster import KMeans
 from sklearn.cluster._spectral import cluster_qr, discretize
 from threadpoolctl import threadpool_limits
 
-import dsc_ext
+from dsc.affinity import (
+    AFFINITIES,
+    Array,
+    Coefficients,
+    Graph,
+    blas_threads,
+    check_count,
+    neighbour_affinity,
+    plain_affinity,
+    post_affinity,
+    sparse_affinity,
+)
 
-AFFINITIES = ("post", "plain", "sparse", "neighbours")
 ASSIGN_LABELS = ("kmeans", "discretize", "cluster_qr")
-# Entries of a row that the sparse graph keeps.
-STRONGEST = 5
-# Rows of C that are joined to each row, as published for SENet.
-NEIGHBOURS = 3
-# Cosines of rows with all rows that exist at a time.
-_BLOCK_ENTRIES = 2**22
+
 # A connected component up to this size is solved by LAPACK: beyond doubt, and quicker than Lanczos on a dense matrix.
 _DENSE_LIMIT = 8192
 # A sparse one beyond this size goes to verified Lanczos first, where a product costs far less than N².
 _SPARSE_DENSE_LIMIT = 2048
 _SPARSE_DENSITY = 0.1
-# DSC-Net's decomposition runs in float64 up to this size; the full spectrum costs ~9 N³ operations and 4 N² words.
-_POST_FLOAT64_LIMIT = 4096
-_ONE_THREAD_LIMIT = 2048
 _SYMMETRY_TOLERANCE = 1e-5
 _RESIDUAL_TOLERANCE = 1e-6
-
-Array = npt.NDArray[Any]
-Graph: TypeAlias = Any  # (N, N) ndarray or scipy.sparse.csr_array; SciPy ships no types
-Coefficients: TypeAlias = Any  # (N, N) torch.Tensor, dense or CSR, ndarray or SciPy sparse
 
 
 class FragmentedGraphWarning(UserWarning):
@@ -67,259 +60,6 @@ class SpectralEmbedding(NamedTuple):
     vectors: Array
     values: Array
     component: Array
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Graph
-
-
-def _coefficient_matrix(coefficients: Coefficients, owner: str) -> torch.Tensor:
-    C = torch.as_tensor(coefficients.toarray() if scipy.sparse.issparse(coefficients) else coefficients).detach()
-    C = C.to_dense() if C.layout is torch.sparse_csr else C
-    if not C.is_floating_point():
-        raise TypeError(f"{owner}: coefficients must be floating point, got {C.dtype}")
-    if C.ndim != 2 or C.shape[0] != C.shape[1]:
-        raise ValueError(f"{owner}: coefficients must be (N, N), got {tuple(C.shape)}")
-    if not bool(torch.isfinite(C).all()):
-        broken = int((~torch.isfinite(C)).any(dim=1).sum())
-        raise ValueError(f"{owner}: coefficients must be finite, got NaN or infinity in {broken} of {C.shape[0]} rows")
-    return C
-
-
-def scipy_csr(C: torch.Tensor) -> scipy.sparse.csr_array:
-    """A `torch.sparse_csr` tensor as SciPy's, on the CPU with sorted columns, in 32-bit indices where they do."""
-    kind = scipy.sparse.get_index_dtype(maxval=max(*C.shape, C.values().numel()))
-    column, crow = (part.cpu().numpy().astype(kind) for part in (C.col_indices(), C.crow_indices()))
-    found = scipy.sparse.csr_array((C.values().cpu().numpy(), column, crow), shape=tuple(C.shape))
-    return found if found.has_sorted_indices else found.sorted_indices()  # a copy: the values may be the tensor's
-
-
-def _torch_csr(C: scipy.sparse.csr_array) -> torch.Tensor:
-    crow, column, values = (torch.from_numpy(part) for part in (C.indptr, C.indices, C.data))
-    return torch.sparse_csr_tensor(crow, column, values, C.shape, check_invariants=False)
-
-
-def _sparse(coefficients: Coefficients, owner: str) -> scipy.sparse.csr_array | None:
-    """Sparse coefficients, checked; None for dense ones."""
-    if isinstance(coefficients, torch.Tensor) and coefficients.layout is torch.sparse_csr:
-        C = scipy_csr(coefficients.detach())
-    elif scipy.sparse.issparse(coefficients):
-        C = scipy.sparse.csr_array(coefficients)
-        C.sum_duplicates()
-    else:
-        return None
-    if C.shape[0] != C.shape[1]:
-        raise ValueError(f"{owner}: coefficients must be (N, N), got {C.shape}")
-    if not np.issubdtype(C.dtype, np.floating):
-        raise TypeError(f"{owner}: coefficients must be floating point, got {C.dtype}")
-    if not np.isfinite(C.data).all():
-        broken = np.unique(np.repeat(np.arange(C.shape[0]), np.diff(C.indptr))[~np.isfinite(C.data)]).size
-        raise ValueError(f"{owner}: coefficients must be finite, got NaN or infinity in {broken} of {C.shape[0]} rows")
-    return C
-
-
-def plain_affinity(coefficients: Coefficients) -> Graph:
-    """``W = (|C| + |C|ᵀ)/2`` (N, N) in C's dtype, dense for a dense C and CSR for a sparse one.
-
-    coefficients: (N, N) float tensor or array, `torch.sparse_csr` or SciPy sparse, row i = coefficients of sample i.
-    Costs O(N²), or O(nnz) time and memory. Raises TypeError for integers, ValueError for other shapes or non-finite
-    entries, naming the argument.
-    """
-    sparse = _sparse(coefficients, "plain_affinity")
-    if sparse is not None:
-        return scipy_csr(dsc_ext.symmetrize_affinity(_torch_csr(sparse)))
-    magnitude = _coefficient_matrix(coefficients, "plain_affinity").abs()
-    W: Array = (magnitude + magnitude.T).div_(2).cpu().numpy()
-    return W
-
-
-def strongest_graph(n: int, rows_of: Callable[[slice], Array]) -> scipy.sparse.csr_array:
-    """Affinity (N, N) of the 5 largest non-negative off-diagonal entries per row of a matrix that is never held whole.
-
-    rows_of: a block of that matrix's rows, anew at each call. ``W = (A + Aᵀ)/2`` of what is kept, float64.
-    """
-    k = min(STRONGEST, n - 1)
-    values, indices = np.zeros((n, k), dtype=np.float64), np.zeros((n, k), dtype=np.int64)
-    step = max(1, _BLOCK_ENTRIES // n)
-    for start in range(0, n, step):
-        block = slice(start, min(start + step, n))
-        score = rows_of(block)
-        own = np.arange(block.start, block.stop)
-        score[own - start, own] = -np.inf
-        chosen = np.argpartition(-score, k - 1, axis=1)[:, :k]
-        indices[block] = chosen
-        values[block] = np.take_along_axis(score, chosen, axis=1).clip(min=0.0)
-    return scipy_csr(dsc_ext.symmetrize_affinity(torch.from_numpy(values), torch.from_numpy(indices)))
-
-
-def sparse_affinity(coefficients: Coefficients) -> scipy.sparse.csr_array:
-    """The 5 largest entries per row of ``C + Cᵀ``, negatives set to 0, symmetrised by the mean: (N, N) float64, CSR.
-
-    What a sample shares with all others at once, a common mean above all, drowns in few edges. The graph is that of
-    `dsc.baselines.ridge_labels`, whatever C is. The diagonal is left out. Costs O(N²); memory O(N) beyond blocks of
-    rows, and of a sparse C its entries once more. Raises as :func:`plain_affinity`.
-    """
-    sparse = _sparse(coefficients, "sparse_affinity")
-    if sparse is None:
-        C = _coefficient_matrix(coefficients, "sparse_affinity").cpu().numpy()
-    else:
-        both = (sparse + sparse.T).tocsr()
-    n = C.shape[0] if sparse is None else both.shape[0]
-    if n == 1:
-        return scipy.sparse.csr_array((1, 1))
-    return strongest_graph(n, lambda block: C[block] + C[:, block].T if sparse is None else both[block].toarray())
-
-
-def neighbour_affinity(
-    coefficients: Coefficients, n_clusters: int = 1, n_neighbours: int = NEIGHBOURS
-) -> scipy.sparse.csr_array:
-    """``W = (A + Aᵀ)/2``, A_ij = 1 for the `n_neighbours` rows j of C with the largest cosine to row i: float32 CSR.
-
-    Two samples are alike if they are combined of the same samples with the same signs. Rows with a cosine of 0 or less
-    are not joined, so that a sample without coefficients has no edge. Ours: where the graph falls into more than
-    `n_clusters` pieces (samples without an edge apart), each row has as many neighbours as it takes to make them fewer,
-    at most four times as many as asked for.
-
-    coefficients: as for :func:`plain_affinity`. Costs 2 N³ operations for a dense C, for a sparse one twice the sum
-    over its columns of their entries squared, 2 N k² or some times as many; memory O(nnz) and 2²² cosines at a time.
-    Deterministic, ties to the lowest j. Source: Zhang et al., CVPR 2021, released code (nearest_neighbor, symmetric).
-    """
-    owner = "neighbour_affinity"
-    if isinstance(n_neighbours, bool) or not isinstance(n_neighbours, numbers.Integral) or n_neighbours < 1:
-        raise ValueError(f"{owner}: n_neighbours must be an integer >= 1, got {n_neighbours!r}")
-    found = _nearest_rows(coefficients, 4 * int(n_neighbours), owner)
-    most = found.shape[1]
-    for k in range(min(int(n_neighbours), most), most + 1):
-        near = found[:, :k].contiguous()
-        W = scipy_csr(dsc_ext.symmetrize_affinity(torch.ones(near.shape), near))
-        pieces = np.bincount(connected_components(W, directed=False)[1])
-        if (pieces > 1).sum() <= n_clusters:
-            break
-    return W
-
-
-def _nearest_rows(coefficients: Coefficients, k: int, owner: str) -> torch.Tensor:
-    """(N, at most k): of each row of C the rows of largest positive cosine, the largest first, then -1."""
-    sparse = _sparse(coefficients, owner)
-    if sparse is None:
-        C = _coefficient_matrix(coefficients, owner)
-        norm = torch.linalg.vector_norm(C, dim=1, keepdim=True)
-        dense = torch.where(norm > 0, C / norm, 0.0)
-        n = dense.shape[0]
-
-        def cosines(rows: slice) -> torch.Tensor:
-            return dense[rows] @ dense.T
-    else:
-        n = sparse.shape[0]
-        lengths = np.sqrt(sparse.multiply(sparse).sum(axis=1))
-        scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-        unit = sparse.copy()
-        unit.data *= np.repeat(scale, np.diff(unit.indptr))
-        transposed = unit.T.tocsr()
-
-        def cosines(rows: slice) -> torch.Tensor:
-            return torch.from_numpy((unit[rows] @ transposed).toarray())
-
-    parts = []
-    for start in range(0, n, step := max(1, _BLOCK_ENTRIES // n)):
-        values, indices = dsc_ext.topk_coefficients(
-            cosines(slice(start, start + step)), min(k, n - 1), signed=True, row_offset=start
-        )
-        parts.append(torch.where(values > 0, indices, -1).cpu())
-    return torch.cat(parts)
-
-
-def _blas_threads(n: int) -> threadpool_limits:
-    # Below this size a second thread gains little, waits long on a busy machine, and changes the last bits.
-    return threadpool_limits(limits=1 if n <= _ONE_THREAD_LIMIT else None)
-
-
-def _eigh(S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Full eigendecomposition of a symmetric matrix, ascending; S is destroyed."""
-    if S.device.type != "cpu":
-        values, vectors = torch.linalg.eigh(S)
-        return values, vectors
-    with _blas_threads(S.shape[0]):
-        # The transpose of a symmetric matrix is itself, in the column-major order that saves LAPACK a copy.
-        pair = scipy.linalg.eigh(S.numpy().T, driver="evd", overwrite_a=True, check_finite=False)
-    return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
-
-
-def post_affinity(
-    coefficients: Coefficients,
-    n_clusters: int,
-    *,
-    threshold: float = 0.04,
-    subspace_dim: int = 12,
-    power: float = 8.0,
-    unit_diagonal: bool = False,
-) -> Array:
-    """DSC-Net's post-processing: a dense (N, N) affinity in [0, 1] with zero entries where rows are orthogonal.
-
-    1. thrC: per row keep the largest ``|c|`` whose sum exceeds `threshold` times the row's l1 norm (>= 1 keeps all);
-    2. ``S = (C + Cᵀ)/2``, its diagonal set to 1 if `unit_diagonal`;
-    3. the ``r = min(subspace_dim·n_clusters + 1, N)`` eigenpairs of S largest in ``|λ|``;
-    4. rows of ``U |Λ|^½`` scaled to unit l2 norm; their inner products, negatives set to 0, raised to `power`, divided
-       by the maximum.
-
-    thrC works on rows here: row i of C holds the coefficients of sample i (``Ẑ = C Z``). The released code of DSC-Net
-    thresholds columns although it also multiplies ``C Z``; trained without a constraint its C is nearly symmetric, so
-    the two differ little, and rows are what the method means. A sample whose coefficients are all zero keeps a zero
-    row. A sparse C is made dense. Deterministic: a full eigendecomposition, no start vector. It runs on the tensor's
-    device, in float64 up to N = 4096 and in float32 above; cost ~9 N³ + 2 N² r operations, peak memory about 5 N²
-    words.
-
-    Returns float64 (N <= 4096) or float32. Source: Ji et al., NIPS 2017, released code (thrC, post_proC).
-    """
-    owner = "post_affinity"
-    C = _coefficient_matrix(coefficients, owner)
-    n = C.shape[0]
-    _check_count(owner, "n_clusters", n_clusters, n)
-    if not (isinstance(threshold, numbers.Real) and threshold > 0):
-        raise ValueError(f"{owner}: threshold must be a number > 0 (>= 1 keeps all), got {threshold!r}")
-    if not isinstance(subspace_dim, numbers.Integral) or subspace_dim < 1:
-        raise ValueError(f"{owner}: subspace_dim must be an integer >= 1, got {subspace_dim!r}")
-    if not (isinstance(power, numbers.Real) and 0 < power < math.inf):
-        raise ValueError(f"{owner}: power must be a finite number > 0, got {power!r}")
-
-    kept = dsc_ext.threshold_coefficients(C, float(threshold))
-    S = kept.to(torch.float64 if n <= _POST_FLOAT64_LIMIT else torch.float32)
-    S = (S + S.T).div_(2)
-    del kept  # N² words are worth a line
-    if unit_diagonal:
-        S.fill_diagonal_(1.0)
-    unused = ~(S != 0).any(dim=1)
-    values, vectors = _eigh(S)
-    rank = min(int(subspace_dim) * int(n_clusters) + 1, n)
-    order = values.abs().argsort(descending=True, stable=True)[:rank]
-    strength = values.abs()[order]
-    # Directions at the level of rounding would be blown up to unit length by the row scaling below.
-    order = order[strength > strength[:1] * n * torch.finfo(S.dtype).eps]
-    U = vectors[:, order] * values.abs()[order].sqrt()
-    del S, vectors
-    U[unused] = 0.0
-    norm = torch.linalg.vector_norm(U, dim=1, keepdim=True)
-    U = torch.where(norm > 0, U / norm, torch.zeros_like(U))
-    W = U @ U.T
-    W.clamp_(min=0.0)
-    if power != 1:
-        W.pow_(float(power))
-    peak = W.max()
-    if peak > 0:
-        W /= peak
-    # A matrix product need not be symmetric to the last bit.
-    return torch.maximum(W, W.T).cpu().numpy()
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Spectral clustering
-
-
-def _check_count(owner: str, name: str, value: object, n: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
-    if not 1 <= int(value) <= n:
-        raise ValueError(f"{owner}: {name} must be between 1 and the number of samples {n}, got {value}")
 
 
 def _graph(affinity: Any, owner: str) -> Graph:
@@ -392,7 +132,7 @@ def _lapack_top(build: Callable[[], Array], k: int) -> tuple[Array, Array]:
     S = build()
     n = S.shape[0]
     if k < n // 4:
-        with _blas_threads(n):
+        with blas_threads(n):
             values, vectors = scipy.linalg.eigh(
                 S, subset_by_index=[n - k, n - 1], driver="evr", overwrite_a=True, check_finite=False
             )
@@ -400,7 +140,7 @@ def _lapack_top(build: Callable[[], Array], k: int) -> tuple[Array, Array]:
         if np.abs(vectors.T @ vectors - np.eye(k)).max() < _RESIDUAL_TOLERANCE:
             return values[::-1], vectors[:, ::-1]
         S = build()
-    with _blas_threads(n):
+    with blas_threads(n):
         values, vectors = scipy.linalg.eigh(S, driver="evd", overwrite_a=True, check_finite=False)
     return values[::-1][:k], vectors[:, ::-1][:, :k]
 
@@ -526,7 +266,7 @@ def spectral_embedding(affinity: Any, n_eigenvectors: int) -> SpectralEmbedding:
     Returns a :class:`SpectralEmbedding`. Raises TypeError or ValueError naming the argument.
     """
     W = _graph(affinity, "spectral_embedding")
-    _check_count("spectral_embedding", "n_eigenvectors", n_eigenvectors, W.shape[0])
+    check_count("spectral_embedding", "n_eigenvectors", n_eigenvectors, W.shape[0])
     return _embed(W, _components(W), int(n_eigenvectors))
 
 
@@ -571,12 +311,12 @@ def spectral_clustering(
     owner = "spectral_clustering"
     W = _graph(affinity, owner)
     n = W.shape[0]
-    _check_count(owner, "n_clusters", n_clusters, n)
+    check_count(owner, "n_clusters", n_clusters, n)
     K = int(n_clusters)
     if assign_labels not in ASSIGN_LABELS:
         raise ValueError(f"{owner}: assign_labels must be one of {ASSIGN_LABELS}, got {assign_labels!r}")
     dim = K if n_eigenvectors is None else n_eigenvectors
-    _check_count(owner, "n_eigenvectors", dim, n)
+    check_count(owner, "n_eigenvectors", dim, n)
     if dim != K and assign_labels != "kmeans":
         raise ValueError(
             f"{owner}: assign_labels={assign_labels!r} needs n_eigenvectors == n_clusters = {K}, got {dim}"

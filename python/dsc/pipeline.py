@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dsc.clustering import AFFINITIES, ASSIGN_LABELS, Graph, cluster_coefficients, scipy_csr
+from dsc.affinity import AFFINITIES, Graph, scipy_csr
+from dsc.clustering import ASSIGN_LABELS, cluster_coefficients
 from dsc.data import Dataset
 from dsc.methods import METHODS, BDSCMethod, Method
 from dsc.networks import Autoencoder
@@ -102,8 +103,8 @@ def required_bytes(
     Training BDSC, the default, holds C and Adam's two moments, in float32 ``12 N²`` bytes, and the batch's rows of C,
     ``4 B N``, where it is not all samples; SSCN holds none. The way to labels holds C and about 7 ("post"), 6
     ("plain"), 4 ("neighbours") or 1 ("sparse") matrices of its size, in float64 up to 4096 samples and in float32
-    above: ``32 N²``, ``28 N²``, ``20 N²`` or ``8 N²``. With a sparse C of k entries a row, as SENet's, it holds about 40 k N
-    ("neighbours") or 110 k N bytes ("plain", "sparse") and no N² ones above 8192 samples.
+    above: ``32 N²``, ``28 N²``, ``20 N²`` or ``8 N²``. With a sparse C of k entries a row, as SENet's, it holds
+    about 40 k N ("neighbours") or 110 k N bytes ("plain", "sparse") and no N² ones above 8192 samples.
     """
     n, method = n_samples, method or BDSCMethod()
     rows = n if batch_size is None else min(batch_size, n)

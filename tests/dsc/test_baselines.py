@@ -1,8 +1,8 @@
 """Baselines: the ridge form against the constrained least squares it solves, the graphs against a
 dense sort, and records of one shape."""
 
+import dsc.affinity as graphs
 import dsc.baselines as baselines
-import dsc.clustering as clustering
 import numpy as np
 import pytest
 from dsc.baselines import BASELINES, ridge_labels, run_baselines, unit_rows
@@ -49,7 +49,7 @@ def strongest_five(score):
 @pytest.mark.parametrize("features", [12, 200])
 @pytest.mark.parametrize("block", [2**24, 100])
 def test_ridge_graph_is_that_of_the_constrained_least_squares(monkeypatch, features, block):
-    monkeypatch.setattr(clustering, "_BLOCK_ENTRIES", block)
+    monkeypatch.setattr(graphs, "_BLOCK_ENTRIES", block)
     X, _ = blobs(features=features)
     Z, n, lam = unit_rows(X), len(X), len(X) / 4
     C = np.zeros((n, n))
@@ -63,7 +63,7 @@ def test_ridge_graph_is_that_of_the_constrained_least_squares(monkeypatch, featu
 
 @pytest.mark.parametrize("block", [2**24, 100])
 def test_neighbour_graph_is_that_of_the_sorted_cosines(monkeypatch, block):
-    monkeypatch.setattr(clustering, "_BLOCK_ENTRIES", block)
+    monkeypatch.setattr(graphs, "_BLOCK_ENTRIES", block)
     X, _ = blobs()
     W = graph_of(monkeypatch, baselines.knn_labels, X, 4)
     Z = unit_rows(X)

@@ -15,7 +15,8 @@ import dsc
 import dsc.cli as cli
 import numpy as np
 import pytest
-from dsc.clustering import AFFINITIES, ASSIGN_LABELS
+from dsc.affinity import AFFINITIES
+from dsc.clustering import ASSIGN_LABELS
 from dsc.experiments import NAMES
 from dsc.methods import METHODS
 from dsc.presets import PRESETS

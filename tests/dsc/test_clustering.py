@@ -3,20 +3,17 @@ pieces, conventions where the graph says nothing, and the errors of bad input.""
 
 import warnings
 
+import dsc.affinity as graphs
 import dsc.clustering as clustering
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from dsc.affinity import neighbour_affinity, plain_affinity, post_affinity, scipy_csr, sparse_affinity
 from dsc.clustering import (
     ASSIGN_LABELS,
     FragmentedGraphWarning,
     cluster_coefficients,
-    neighbour_affinity,
-    plain_affinity,
-    post_affinity,
-    scipy_csr,
-    sparse_affinity,
     spectral_clustering,
     spectral_embedding,
 )
@@ -360,7 +357,7 @@ def test_plain_affinity_is_the_mean_of_magnitudes():
 
 @pytest.mark.parametrize("block", [2**24, 20])
 def test_sparse_affinity_keeps_the_five_largest_of_c_and_its_transpose(monkeypatch, block):
-    monkeypatch.setattr(clustering, "_BLOCK_ENTRIES", block)
+    monkeypatch.setattr(graphs, "_BLOCK_ENTRIES", block)
     C = np.random.default_rng(16).standard_normal((9, 9))
     A = C + C.T
     np.fill_diagonal(A, -np.inf)
@@ -376,7 +373,7 @@ def test_sparse_affinity_keeps_the_five_largest_of_c_and_its_transpose(monkeypat
 
 @pytest.mark.parametrize("form", FORMS)
 def test_neighbours_are_the_rows_of_largest_positive_cosine(monkeypatch, form):
-    monkeypatch.setattr(clustering, "_BLOCK_ENTRIES", 130)
+    monkeypatch.setattr(graphs, "_BLOCK_ENTRIES", 130)
     rng = np.random.default_rng(16)
     C = rng.standard_normal((20, 20)) * (rng.random((20, 20)) < 0.2)
     C[4] = 0.0

@@ -68,7 +68,7 @@ class BDSC(DeepSubspaceClustering):
         nearest rows of C of each; default the preset's. Without a preset images take the first and feature vectors the
         second.
     threshold, subspace_dim, power, unit_diagonal : optional
-        Knobs of "post", see :func:`dsc.clustering.post_affinity`; default the preset's.
+        Knobs of "post", see :func:`dsc.affinity.post_affinity`; default the preset's.
     n_eigenvectors : int, optional
         Eigenvectors of the spectral step; default n_clusters (others need assign_labels="kmeans").
     assign_labels : {"discretize", "kmeans", "cluster_qr"}, default="discretize"
