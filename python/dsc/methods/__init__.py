@@ -1,7 +1,7 @@
 """Methods: each module holds one model and its loss for one batch; the trainer does the rest."""
 
 from dsc.methods.bdsc import BDSC, BDSCMethod
-from dsc.methods.clbdsc import CLBDSC, CLBDSCMethod
+from dsc.methods.clbdsc import CLBDSC, CLBDSCMethod, CollapseWarning
 from dsc.methods.dscnet import DSCNetMethod
 from dsc.methods.energy import EnergyMethod, EnergyModel
 from dsc.methods.method import AutoencoderMethod, BatchLoss, Method, Model, Pretrained, Problem
@@ -22,6 +22,7 @@ __all__ = [
     "BDSCMethod",
     "BatchLoss",
     "CLBDSCMethod",
+    "CollapseWarning",
     "DSCNetMethod",
     "EnergyMethod",
     "EnergyModel",
