@@ -168,10 +168,11 @@ class SubspaceClassifier(nn.Module):
         """Learns R from rows (n, K d) and labels (n,) int64 in 0 .. K - 1; returns the mean loss of each epoch.
 
         Cross-entropy by Adam, 10 steps on each batch, 30 epochs: as published, but with R = Cayley(A), A skew, where
-        the released code has an Adam of its own on the manifold. Rows are first divided by their root mean square
-        length: the loss would otherwise depend on the unit of H.
+        the released code has an Adam of its own on the manifold. Rows are first divided by the root mean square of
+        their entries: the loss would otherwise depend on the unit of H. With rows of unit length instead the softmax
+        stays flat, and on digits the classifier ends at odds with 5 to 8 % of the labels that it learns from, now 0.
         """
-        scale = h.square().sum(dim=1).mean().sqrt().clamp_min(torch.finfo(h.dtype).tiny)
+        scale = h.square().mean().sqrt().clamp_min(torch.finfo(h.dtype).tiny)
         h = h / scale
         parametrizations.orthogonal(self.rotation, orthogonal_map="cayley")
         optimizer = torch.optim.Adam(self.parameters(), lr=lr)
