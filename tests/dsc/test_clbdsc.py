@@ -70,7 +70,8 @@ def test_loss_and_gradients_are_those_of_the_formula(anchor, mask):
     model, x = prepared_model(anchor=anchor, mask_negatives=mask, self_expression=0.7, temperature=0.3)
     n, K, weight = 24, 3, 0.7
     rows = torch.tensor([3, 17, 8, 0, 21])
-    # The bank and C are not where they started.
+    # Neither the bank nor C nor the head are where they started.
+    nn.init.normal_(model.encoder.head.layers[1].weight, std=0.5, generator=generator(5))
     model.bank.fill(F.normalize(torch.randn(n, 6, dtype=torch.float64, generator=generator(3)), dim=1))
     with torch.no_grad():
         model.self_expression.Coefficient.add_(0.2 * torch.randn(n, n, dtype=torch.float64, generator=generator(4)))
@@ -84,7 +85,7 @@ def test_loss_and_gradients_are_those_of_the_formula(anchor, mask):
         centred = F.normalize(F.normalize(feature_rows, dim=1) - head.mean, dim=1)
         a, b = head.layers
         hidden = torch.relu(centred * 10**0.5 @ a.weight.T + a.bias)
-        y = hidden @ b.weight.T + b.bias
+        y = centred @ head.directions + (hidden @ b.weight.T + b.bias) / 6**0.5
         return y / y.norm(dim=1, keepdim=True)
 
     z, positive = unit(x[rows]), unit(model.view_features[model._drawn[rows], rows])
@@ -153,6 +154,22 @@ def test_c_starts_at_the_closed_form_on_the_features():
     np.testing.assert_allclose(ridge_coefficients(Z.T, 2.0)[0, 0], 0.0)
     torch.testing.assert_close(model.bank.features, model.encoder(x))
     torch.testing.assert_close(model.encoder.head.mean, (x / x.norm(dim=1, keepdim=True)).mean(0))
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (8, 12)])
+def test_training_sets_out_from_the_rows_that_the_closed_form_sees(shape):
+    X = 1.0 + torch.randn(*shape, generator=generator()).double()
+    rows = torch.from_numpy(unit_rows(X.numpy()))
+    head = clbdsc.ContrastiveHead(12, 12, generator(1)).double()
+    head.fit(X)
+    torch.testing.assert_close(head(X) @ head(X).T, rows @ rows.T)  # nothing is lost
+    small = clbdsc.ContrastiveHead(12, 3, generator(1)).double()
+    small.fit(X)
+    values, vectors = np.linalg.eigh(rows.numpy() @ rows.numpy().T)
+    principal = torch.from_numpy(vectors[:, -3:] * values[-3:] ** 0.5)
+    torch.testing.assert_close(small.unnormalised(X) @ small.unnormalised(X).T, principal @ principal.T)
+    peaks = small.directions.gather(0, small.directions.abs().argmax(dim=0, keepdim=True))
+    assert (peaks > 0).all()
 
 
 def test_kept_views_are_fixed_by_the_seed_and_computed_once(monkeypatch):

@@ -139,23 +139,44 @@ class CLBDSCMethod(Method):
 class ContrastiveHead(nn.Module):
     """Feature rows (n, f) to latent rows (n, h) of unit length.
 
-    Rows are scaled to unit length, centred by the mean over the samples and scaled again, the input of
-    `dsc.baselines.ridge_labels`; then two layers, 512 units in between. Weights are drawn from `generator`.
+    Rows are scaled to unit length, centred by the mean over the samples and scaled again, the input u of
+    `dsc.baselines.ridge_labels`. Then ``y = u V + MLP(√f u) / √h``: V the leading principal directions of the samples,
+    fixed, and an MLP of two layers, 512 units in between, whose second is zero at first. Training sets out from what
+    the closed form sees, where a head of random weights alone would first have to win back what its projection lost.
+    The roots make the MLP's input and output of the order of one. Its first layer is drawn from `generator`.
     """
 
     def __init__(self, features: int, dim: int, generator: torch.Generator) -> None:
         super().__init__()
         self.mean: Tensor
+        self.directions: Tensor
         self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("directions", torch.zeros(features, dim))
         self.layers = dense_layers((features, _HIDDEN, dim), generator)
+        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
 
-    def centre(self, features: Tensor) -> None:
-        """Takes the mean of feature rows (N, f), each scaled to unit length, for that of all samples."""
+    def fit(self, features: Tensor) -> None:
+        """Takes the mean and the directions of the feature rows (N, f) for those of all samples. O(N f min(N, f))."""
         self.mean.copy_(F.normalize(features, dim=1).mean(dim=0))
+        rows = self._rows(features).double()
+        if rows.shape[0] < rows.shape[1]:
+            found = torch.linalg.svd(rows, full_matrices=False)[2].T
+        else:
+            found = torch.linalg.eigh(rows.T @ rows)[1].flip(1)
+        found = found[:, : self.directions.shape[1]]
+        # The sign of a direction is a convention: its largest entry is positive.
+        peak = found.gather(0, found.abs().argmax(dim=0, keepdim=True))
+        self.directions.zero_()
+        self.directions[:, : found.shape[1]] = torch.where(peak < 0, -found, found)
+
+    def _rows(self, features: Tensor) -> Tensor:
+        return F.normalize(F.normalize(features, dim=1) - self.mean, dim=1)
 
     def unnormalised(self, features: Tensor) -> Tensor:
-        rows = F.normalize(F.normalize(features, dim=1) - self.mean, dim=1)
-        latent: Tensor = self.layers(rows * math.sqrt(rows.shape[1]))
+        """y (n, h) of feature rows (n, f)."""
+        rows = self._rows(features)
+        f, h = self.directions.shape
+        latent: Tensor = rows @ self.directions + self.layers(rows * math.sqrt(f)) / math.sqrt(h)
         return latent
 
     def forward(self, features: Tensor) -> Tensor:
@@ -212,7 +233,7 @@ class CLBDSC(Model):
         self.register_buffer("view_features", torch.zeros(settings.views, kept, encoder.backbone.dim))
 
     def latent(self, x: Tensor, batch_size: int) -> Tensor:
-        """Latent rows (N, h). The first call fits the centre of the head and starts C at the closed form."""
+        """Latent rows (N, h). The first call fits the head to the features and starts C at the closed form."""
         backbone, head = self.encoder.backbone, self.encoder.head
         if not self.settings.tune and self.begun:
             kept: Tensor = head(self.features)
@@ -221,7 +242,7 @@ class CLBDSC(Model):
             backbone.fit(x)
         features = torch.cat([backbone(part) for part in x.split(batch_size)])
         if not self.begun:
-            head.centre(features)
+            head.fit(features)
             if not self.settings.tune:
                 self.features.copy_(features)
             C = ridge_coefficients(unit_rows(features.double().cpu().numpy()), self.penalty)
