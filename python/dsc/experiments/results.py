@@ -13,7 +13,7 @@ from dsc.experiments.experiment import Data, Experiment, Published
 from dsc.experiments.records import Record, arms_of, baselines_of, read_records
 
 SCORES = ("acc", "nmi", "ari")
-HEADS = ("", "seeds", "ACC", "NMI", "ARI", "ACC held out", "drift", "parameters", "seconds", "peak MB")
+HEADS = ("", "seeds", "ACC", "NMI", "ARI", "ACC spectral", "ACC held out", "drift", "parameters", "seconds", "peak MB")
 
 HEAD = """# Results
 
@@ -54,6 +54,9 @@ def table(experiment: Experiment, records: list[Record], data: Data) -> str:
 def _arm_row(label: str, found: list[Record]) -> dict[str, str]:
     row = {"": label, "seeds": str(len(found)), "parameters": f"{found[0]['parameters']:,}"}
     row |= {score.upper(): spread([r["scores"][score] for r in found]) for score in SCORES}
+    # Where labels are those of a classifier, the ones it learnt from.
+    if any(r["spectral_scores"] != r["scores"] for r in found):
+        row["ACC spectral"] = spread([r["spectral_scores"]["acc"] for r in found])
     if "held_out" in found[0]:
         row["ACC held out"] = spread([r["held_out"]["acc"] for r in found])
     if "drift" in found[0]["last_epoch"]:
