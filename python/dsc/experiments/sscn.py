@@ -20,4 +20,7 @@ scored are the classifier's, as published.""",
         Published("DSC-Net, 100,014,991 parameters", MNIST, 0.6354, 0.7234, 0.5742, f"{POSTER}, 1 run"),
     ),
     baseline_seeds=2,
+    reading="""The published figures are met within their spread: .678 by spectral clustering, .673 by the classifier,
+.656 on the digits it never saw, in about 40 µs each. None beats closed-form ridge or a 5-NN graph on the same
+pixels, which take four seconds: what SSCN buys is a small model for new samples, not accuracy.""",
 )
