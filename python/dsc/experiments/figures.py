@@ -67,13 +67,14 @@ def heat_map(records: Sequence[Record], data: str, setting: str) -> Figure:
         ("ACC", "viridis", lambda r: r["scores"]["acc"], "{:.3f}"),
         ("drift of the bank in an epoch", "magma_r", lambda r: r["last_epoch"]["drift"], "{:.1e}"),
     )
+    label = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}  # read on any colour
     for axes, (title, colours, value, form) in zip(figure.subplots(1, 2), panels, strict=True):
         grid = [[mean(map(value, cells[k, v])) if (k, v) in cells else float("nan") for k in counts] for v in values]
         axes.imshow(grid, cmap=colours, aspect="auto")
         for i, row in enumerate(grid):
             for j, number in enumerate(row):
                 if number == number:
-                    axes.text(j, i, form.format(number), ha="center", va="center", color="white", fontsize=8)
+                    axes.text(j, i, form.format(number), ha="center", va="center", fontsize=8, bbox=label)
         axes.set_xticks(range(len(counts)), [str(k) for k in counts])
         axes.set_yticks(range(len(values)), [f"{v:g}" for v in values])
         axes.set(title=f"{data}: {title}", xlabel="batches an epoch", ylabel=setting)

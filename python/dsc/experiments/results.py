@@ -20,8 +20,8 @@ HEAD = """# Results
 Written by `dsc experiment NAME --data FOLDER` from the records in `docs/results/*.json`: every run with its settings,
 seed, versions and scores. Mean ± standard deviation over seeds; last epoch, no setting and no epoch picked with labels.
 Baselines have neither a network nor a tuned setting and get the same input. A published figure is the source's own, on
-its own terms. Seconds are of one run on one CPU thread, pre-training + training and labels; peak memory is that of its
-process, about 400 MB of which are PyTorch and SciPy.
+its own terms. Seconds are of one run on one CPU thread, pre-training + training and labels, at times beside other
+work; peak memory is that of its process, about 400 MB of which are PyTorch and SciPy.
 """
 
 
