@@ -28,4 +28,8 @@ settings.""",
         Published("DSC-Net, code re-run", COIL20, 0.8917, 0.9547, None, GUO),
         Published("DSC-Net, PyTorch", COIL20, 0.91, 0.9587, None, GUO),
     ),
+    reading="""One batch reproduces DSC-Net. On ORL two and four batches cost one point, eight and twenty two, the
+size of the spread over seeds. On COIL-20 four batches and more cost three to four points of ACC and half a point of
+NMI, and make ACC differ more between seeds. Closed-form ridge on the pixels is three points behind on ORL, seven on
+COIL-20.""",
 )
