@@ -1,6 +1,7 @@
 """dsc: deep subspace clustering of images and features by mini-batch, on the kernels of `dsc_ext`.
 
-    BDSC, DSCNet, SSCN     scikit-learn estimators; `dsc fit` on the command line
+    BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
+                           scikit-learn estimators; `dsc fit --method` on the command line
     fit_method             the function behind them
     Predictor              labels new samples; `dsc predict`
     load, Dataset          folders of images, .npy, .npz, .mat, arrays
