@@ -25,9 +25,9 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
         BDSC(epochs=60, pretrain_steps=100),
         BDSC(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, gradient="detach+ae", consistency="momentum"),
         DSCNet(affinity="post", batch_size=7, epochs=3, pretrain_steps=20, penalty="l1"),
-        SSCN(epochs=60, pretrain_steps=100),
+        SSCN(epochs=20, pretrain_steps=40),
         CLBDSC(),
-        EnergySubspaceClustering(epochs=60, pretrain_steps=100),
+        EnergySubspaceClustering(epochs=20, pretrain_steps=40),
         SENet(width=16, n_steps=100),
     ],
 )
