@@ -193,6 +193,13 @@ def _usable_device(device: str | None, owner: str) -> str:
     return device
 
 
+def chosen_preset(preset: str | Preset | None, data: Dataset, n_clusters: int) -> Preset:
+    """The preset itself or of that name; None for what follows from the shape of the data."""
+    if preset is None:
+        return automatic(tuple(data.X.shape[1:]), data.n_samples / n_clusters)
+    return preset if isinstance(preset, Preset) else get_preset(preset, n_clusters)
+
+
 def fit_method(
     data: Dataset,
     n_clusters: int,
@@ -251,13 +258,7 @@ def fit_method(
     if assign_labels not in ASSIGN_LABELS:
         raise ValueError(f"{owner}: assign_labels: expected one of {', '.join(ASSIGN_LABELS)}, got {assign_labels!r}")
 
-    if preset is None:
-        chosen = automatic(tuple(data.X.shape[1:]), n / n_clusters)
-    elif isinstance(preset, Preset):
-        chosen = preset
-    else:
-        chosen = get_preset(preset, n_clusters)
-    chosen = method.adapted(chosen)
+    chosen = method.adapted(chosen_preset(preset, data, n_clusters))
     overrides: dict[str, Any] = {
         "lr": lr,
         "affinity": affinity,

@@ -6,7 +6,6 @@ to. One safetensors file holds it all, the settings as JSON in its header; nothi
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsc.data import Dataset
+from dsc.files import read_tensors, write_tensors
 from dsc.methods import METHODS, Method
 from dsc.presets import LossWeights, Preset, prepare
 
@@ -94,7 +92,7 @@ class Predictor:
         return [self.encoder(x.to(like)) for x in prepared.split(batch_size)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file, beside its place first: none is ever half-written."""
+        """Writes a safetensors file."""
         path = Path(path)
         settings = {
             "format": FORMAT,
@@ -107,16 +105,9 @@ class Predictor:
         }
         modules = {"encoder": self.encoder, "classifier": self.classifier}
         tensors = {
-            f"{name}.{key}": value.detach().cpu().contiguous()
-            for name, module in modules.items()
-            for key, value in module.state_dict().items()
+            f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            save_file(tensors, temporary, metadata={"dsc": json.dumps(settings)})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_tensors(path, tensors, settings)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
@@ -124,12 +115,8 @@ class Predictor:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"Predictor.load: no model at {path}")
+        tensors, settings = read_tensors(path, FORMAT, "model")
         try:
-            with safe_open(path, framework="pt") as file:
-                settings = json.loads((file.metadata() or {})["dsc"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            if settings["format"] != FORMAT:
-                raise ValueError(f"expected format {FORMAT}, got {settings['format']}")
             return cls._restored(settings, tensors)
         except Exception as error:
             raise ValueError(f"Predictor.load: {path} is not a model of dsc ({error})") from error

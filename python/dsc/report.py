@@ -1,20 +1,16 @@
 """What a run leaves behind: one directory of labels, matrices, figures of merit, settings, plots.
 
-Owns the files' names and formats and that none is ever half-written: each is written beside its
-place and moved there, `metrics.json` last, so that a directory with it is complete. No pickle
-anywhere. Draws with Matplotlib's Agg canvas, imported when the first plot is drawn.
+Owns the files' names and formats; `metrics.json` is written last, so that a directory with it is
+complete. Draws with Matplotlib's Agg canvas, imported when the first plot is drawn.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from dsc.files import replacing, write_json
 from dsc.metrics import Record
 
 if TYPE_CHECKING:
@@ -39,33 +36,6 @@ _GRID_ROWS, _GRID_COLUMNS = 40, 12
 def is_complete(directory: str | os.PathLike[str]) -> bool:
     """Whether `directory` holds a finished run."""
     return (Path(directory) / _METRICS).is_file()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place on success and is removed on failure."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, content: Any) -> None:
-    with _replacing(path) as temporary:
-        # A NaN would make the file invalid JSON for everybody else: refuse it here.
-        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _commit() -> str | None:
@@ -106,7 +76,7 @@ def write_labels(path: str | os.PathLike[str], labels: Array) -> None:
     """A CSV file with columns index,label: one line a sample, in the order of the data; atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["index", "label"])
         lines.writerows((i, int(label)) for i, label in enumerate(labels))
@@ -154,7 +124,7 @@ def write_run(
 
     write_labels(out / _LABELS, labels)
     for path, name, matrix in ((_COEFFICIENTS, "coefficients", coefficients), (_AFFINITY, "affinity", affinity)):
-        with _replacing(out / path) as temporary:
+        with replacing(out / path) as temporary:
             if scipy.sparse.issparse(matrix):
                 scipy.sparse.save_npz(temporary, matrix)
             else:
@@ -171,7 +141,7 @@ def write_run(
     if images is not None:
         draw["clusters.png"] = lambda: clusters_figure(images, labels)
     for name, figure in draw.items():
-        with _replacing(plots / name) as temporary:
+        with replacing(plots / name) as temporary:
             figure().savefig(temporary, format="png", dpi=150)
     write_json(out / _METRICS, {**method, "baselines": list(baselines)})
     return out

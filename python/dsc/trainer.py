@@ -24,11 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsc.data import Dataset
+from dsc.files import read_tensors, write_tensors
 from dsc.methods import AutoencoderMethod, BDSCMethod, Method, Model, Pretrained, Problem
 from dsc.networks import Autoencoder, build_autoencoder
 from dsc.presets import LossWeights, Preset, prepare
@@ -268,31 +267,15 @@ class _Checkpoint:
         self.identity = identity
 
     def write(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        header = {"format": CHECKPOINT_FORMAT, "identity": self.identity, "state": state}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            save_file(
-                {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-                temporary,
-                metadata={"dsc": json.dumps(header)},
-            )
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        header = {"format": CHECKPOINT_FORMAT, "identity": self.identity, "state": state}
+        write_tensors(self.path, tensors, header)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and state, or None where there is no file yet."""
         if not self.path.exists():
             return None
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["dsc"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except Exception as error:
-            raise ValueError(f"checkpoint {self.path}: not a checkpoint of dsc ({error})") from error
-        if header["format"] != CHECKPOINT_FORMAT:
-            raise ValueError(f"checkpoint {self.path}: expected format {CHECKPOINT_FORMAT}, got {header['format']}")
+        tensors, header = read_tensors(self.path, CHECKPOINT_FORMAT, "checkpoint")
         differing = _differences(header["identity"], json.loads(json.dumps(self.identity)))
         if differing:
             raise ValueError(

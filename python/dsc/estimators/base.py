@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from dsc.data import Dataset, load
 from dsc.methods import Method
 from dsc.pipeline import FitResult, fit_method
-from dsc.presets import Preset, get_preset
+from dsc.presets import Affinity, AssignLabels, Preset, get_preset
 from dsc.trainer import Callback, Progress
 
 if TYPE_CHECKING:
@@ -25,15 +25,40 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
+@dataclass(eq=False, repr=False)
 class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
-    """An estimator is its parameters and `_method`; parameters that are no setting of the method go to `fit_method`."""
+    """An estimator is its parameters and the class of its method: fields named as a setting of the method are that
+    setting, the others go to `fit_method`. The constructor that a dataclass gets is what scikit-learn asks for: every
+    parameter by name, kept as it came.
+    """
+
+    method_class: ClassVar[type[Method]]
+
+    n_clusters: int = 8
+    _: KW_ONLY
+    image_shape: tuple[int, int] | tuple[int, int, int] | None = None
+    pixel_range: tuple[float, float] | None = None
+    preset: str | Preset | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    affinity: Affinity | None = None
+    subspace_dim: int | None = None
+    n_eigenvectors: int | None = None
+    assign_labels: AssignLabels | None = None
+    random_state: int | np.random.RandomState | None = None
+    device: str | None = None
+    verbose: int = 0
+
+    def _method_settings(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self.method_class)}
 
     def _method(self) -> Method:
-        raise NotImplementedError
+        return self.method_class(**self._method_settings())
 
     def _settings(self) -> dict[str, Any]:
         """The parameters that `fit_method` takes by their own names."""
-        own = {"image_shape", "pixel_range", "random_state", "verbose", *asdict(self._method())}
+        own = {"image_shape", "pixel_range", "random_state", "verbose", *self._method_settings()}
         return {name: value for name, value in self.get_params(deep=False).items() if name not in own}
 
     def __sklearn_tags__(self) -> Tags:
@@ -100,6 +125,17 @@ class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
     def fit_predict(self, X: npt.ArrayLike, y: object = None) -> npt.NDArray[np.int64]:
         """Cluster X and return `labels_`, (n,) int64; see :meth:`fit`."""
         return self.fit(X).labels_
+
+
+@dataclass(eq=False, repr=False)
+class AutoencoderClustering(DeepSubspaceClustering):
+    """An estimator of an `AutoencoderMethod`, whose labels may come by DSC-Net's post-processing."""
+
+    _: KW_ONLY
+    pretrain_steps: int | None = None
+    threshold: float | None = None
+    power: float | None = None
+    unit_diagonal: bool | None = None
 
 
 def _print_progress(owner: str, verbose: int) -> Callback | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal
 
-import numpy as np
-
-from dsc.estimators.base import DeepSubspaceClustering
-from dsc.methods import BDSCMethod
+from dsc.estimators.base import AutoencoderClustering
+from dsc.methods import BDSCMethod, Method
 from dsc.methods.bdsc import Consistency, Gradient, Penalty
-from dsc.presets import Affinity, AssignLabels, Preset
 
 
-class BDSC(DeepSubspaceClustering):
+@dataclass(eq=False, repr=False)
+class BDSC(AutoencoderClustering):
     """Deep subspace clustering by mini-batch against a memory bank.
 
     An autoencoder turns each sample into a latent row, each latent row is written as a linear
@@ -71,7 +70,8 @@ class BDSC(DeepSubspaceClustering):
         Knobs of "post", see :func:`dsc.affinity.post_affinity`; default the preset's.
     n_eigenvectors : int, optional
         Eigenvectors of the spectral step; default n_clusters (others need assign_labels="kmeans").
-    assign_labels : {"discretize", "kmeans", "cluster_qr"}, default="discretize"
+    assign_labels : {"discretize", "kmeans", "cluster_qr"}, optional
+        Last step of spectral clustering; default "discretize".
     random_state : int, RandomState or None, default=None
         Seeds everything; an int makes runs repeat bit by bit on one machine and thread count.
     device : str, optional
@@ -117,71 +117,14 @@ class BDSC(DeepSubspaceClustering):
     (300,)
     """
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
-        pixel_range: tuple[float, float] | None = None,
-        preset: str | Preset | None = None,
-        batch_size: int | None = None,
-        gradient: Gradient = "splice",
-        bank: Literal["index", "fifo"] = "index",
-        consistency: Consistency = "lr",
-        refresh_every: int = 1,
-        bank_momentum: float = 0.5,
-        network_rate: float = 1.0,
-        penalty: Penalty = "l2",
-        epochs: int | None = None,
-        lr: float | None = None,
-        pretrain_steps: int | None = None,
-        zero_diagonal: bool = False,
-        affinity: Affinity | None = None,
-        threshold: float | None = None,
-        subspace_dim: int | None = None,
-        power: float | None = None,
-        unit_diagonal: bool | None = None,
-        n_eigenvectors: int | None = None,
-        assign_labels: AssignLabels = "discretize",
-        random_state: int | np.random.RandomState | None = None,
-        device: str | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.image_shape = image_shape
-        self.pixel_range = pixel_range
-        self.preset = preset
-        self.batch_size = batch_size
-        self.gradient = gradient
-        self.bank = bank
-        self.consistency = consistency
-        self.refresh_every = refresh_every
-        self.bank_momentum = bank_momentum
-        self.network_rate = network_rate
-        self.penalty = penalty
-        self.epochs = epochs
-        self.lr = lr
-        self.pretrain_steps = pretrain_steps
-        self.zero_diagonal = zero_diagonal
-        self.affinity = affinity
-        self.threshold = threshold
-        self.subspace_dim = subspace_dim
-        self.power = power
-        self.unit_diagonal = unit_diagonal
-        self.n_eigenvectors = n_eigenvectors
-        self.assign_labels = assign_labels
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    method_class: ClassVar[type[Method]] = BDSCMethod
 
-    def _method(self) -> BDSCMethod:
-        return BDSCMethod(
-            penalty=self.penalty,
-            gradient=self.gradient,
-            bank=self.bank,
-            zero_diagonal=self.zero_diagonal,
-            consistency=self.consistency,
-            refresh_every=self.refresh_every,
-            bank_momentum=self.bank_momentum,
-            network_rate=self.network_rate,
-        )
+    _: KW_ONLY
+    gradient: Gradient = "splice"
+    bank: Literal["index", "fifo"] = "index"
+    consistency: Consistency = "lr"
+    refresh_every: int = 1
+    bank_momentum: float = 0.5
+    network_rate: float = 1.0
+    penalty: Penalty = "l2"
+    zero_diagonal: bool = False

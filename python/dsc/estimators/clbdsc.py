@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
-
-import numpy as np
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 from dsc.estimators.base import DeepSubspaceClustering
-from dsc.methods import CLBDSCMethod
+from dsc.methods import CLBDSCMethod, Method
 from dsc.methods.clbdsc import Anchor
-from dsc.presets import Affinity, Preset
 
 
+@dataclass(eq=False, repr=False)
 class CLBDSC(DeepSubspaceClustering):
     """Contrastive subspace clustering of images on a pre-trained backbone; labels new samples.
 
@@ -51,7 +50,8 @@ class CLBDSC(DeepSubspaceClustering):
     crop, flip, jitter, noise : default=0.8, True, 0.2, 0.1
         Views: smallest share of the area a crop keeps, whether images may be mirrored, relative change of brightness
         and contrast; of feature vectors, noise and dropout. See :mod:`dsc.views`.
-    batch_size : int, default=100
+    batch_size : int, optional
+        Samples a step; default 100.
     epochs : int, default=20
     image_shape, pixel_range, preset, lr, subspace_dim : optional
         As in :class:`BDSC`; of a preset, networks and loss weights play no part. Images need a known scale.
@@ -99,82 +99,26 @@ class CLBDSC(DeepSubspaceClustering):
     (1497,)
     """
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        backbone: str = "auto",
-        weights: str | os.PathLike[str] | None = None,
-        resize: str | int | tuple[int, int] = "auto",
-        tune: bool = False,
-        anchor: Anchor = "z",
-        mask_negatives: float = 1.0,
-        temperature: float = 0.2,
-        self_expression: float = 1.0,
-        embedding_dim: int = 128,
-        views: int = 6,
-        crop: float = 0.8,
-        flip: bool = True,
-        jitter: float = 0.2,
-        noise: float = 0.1,
-        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
-        pixel_range: tuple[float, float] | None = None,
-        preset: str | Preset | None = None,
-        batch_size: int | None = 100,
-        epochs: int | None = None,
-        lr: float | None = None,
-        affinity: Affinity | None = None,
-        subspace_dim: int | None = None,
-        n_eigenvectors: int | None = None,
-        assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "kmeans",
-        random_state: int | np.random.RandomState | None = None,
-        device: str | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.backbone = backbone
-        self.weights = weights
-        self.resize = resize
-        self.tune = tune
-        self.anchor = anchor
-        self.mask_negatives = mask_negatives
-        self.temperature = temperature
-        self.self_expression = self_expression
-        self.embedding_dim = embedding_dim
-        self.views = views
-        self.crop = crop
-        self.flip = flip
-        self.jitter = jitter
-        self.noise = noise
-        self.image_shape = image_shape
-        self.pixel_range = pixel_range
-        self.preset = preset
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.lr = lr
-        self.affinity = affinity
-        self.subspace_dim = subspace_dim
-        self.n_eigenvectors = n_eigenvectors
-        self.assign_labels = assign_labels
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    method_class: ClassVar[type[Method]] = CLBDSCMethod
 
-    def _method(self) -> CLBDSCMethod:
+    _: KW_ONLY
+    backbone: str = "auto"
+    weights: str | os.PathLike[str] | None = None
+    resize: str | int | tuple[int, int] = "auto"
+    tune: bool = False
+    anchor: Anchor = "z"
+    mask_negatives: float = 1.0
+    temperature: float = 0.2
+    self_expression: float = 1.0
+    embedding_dim: int = 128
+    views: int = 6
+    crop: float = 0.8
+    flip: bool = True
+    jitter: float = 0.2
+    noise: float = 0.1
+
+    def _method_settings(self) -> dict[str, Any]:
+        """With the path and the size in words, as a stored model keeps them."""
         resize = "x".join(map(str, self.resize)) if isinstance(self.resize, tuple | list) else str(self.resize)
-        return CLBDSCMethod(
-            backbone=self.backbone,
-            weights="" if self.weights is None else os.fspath(self.weights),
-            resize=resize,
-            tune=self.tune,
-            anchor=self.anchor,
-            mask_negatives=self.mask_negatives,
-            temperature=self.temperature,
-            self_expression=self.self_expression,
-            embedding_dim=self.embedding_dim,
-            views=self.views,
-            crop=self.crop,
-            flip=self.flip,
-            jitter=self.jitter,
-            noise=self.noise,
-        )
+        weights = "" if self.weights is None else os.fspath(self.weights)
+        return {**super()._method_settings(), "resize": resize, "weights": weights}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
-import numpy as np
-
-from dsc.estimators.base import DeepSubspaceClustering
-from dsc.methods import DSCNetMethod
+from dsc.estimators.base import AutoencoderClustering
+from dsc.methods import DSCNetMethod, Method
 from dsc.methods.bdsc import Penalty
-from dsc.presets import Preset
 
 
-class DSCNet(DeepSubspaceClustering):
+@dataclass(eq=False, repr=False)
+class DSCNet(AutoencoderClustering):
     """Deep subspace clustering networks: all samples in every step.
 
     An autoencoder turns each sample into a latent row, ``Z ~ C Z`` writes each row as a combination
@@ -59,48 +58,7 @@ class DSCNet(DeepSubspaceClustering):
     (300,)
     """
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        penalty: Penalty = "l2",
-        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
-        pixel_range: tuple[float, float] | None = None,
-        preset: str | Preset | None = None,
-        batch_size: int | None = None,
-        epochs: int | None = None,
-        lr: float | None = None,
-        pretrain_steps: int | None = None,
-        affinity: Literal["post", "plain"] | None = None,
-        threshold: float | None = None,
-        subspace_dim: int | None = None,
-        power: float | None = None,
-        unit_diagonal: bool | None = None,
-        n_eigenvectors: int | None = None,
-        assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
-        random_state: int | np.random.RandomState | None = None,
-        device: str | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.penalty = penalty
-        self.image_shape = image_shape
-        self.pixel_range = pixel_range
-        self.preset = preset
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.lr = lr
-        self.pretrain_steps = pretrain_steps
-        self.affinity = affinity
-        self.threshold = threshold
-        self.subspace_dim = subspace_dim
-        self.power = power
-        self.unit_diagonal = unit_diagonal
-        self.n_eigenvectors = n_eigenvectors
-        self.assign_labels = assign_labels
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    method_class: ClassVar[type[Method]] = DSCNetMethod
 
-    def _method(self) -> DSCNetMethod:
-        return DSCNetMethod(self.penalty)
+    _: KW_ONLY
+    penalty: Penalty = "l2"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
-import numpy as np
-
-from dsc.estimators.base import DeepSubspaceClustering
-from dsc.methods import EnergyMethod
-from dsc.presets import Preset
+from dsc.estimators.base import AutoencoderClustering
+from dsc.methods import EnergyMethod, Method
 
 
-class EnergySubspaceClustering(DeepSubspaceClustering):
+@dataclass(eq=False, repr=False)
+class EnergySubspaceClustering(AutoencoderClustering):
     """Self-expression on a learnt dictionary, with coefficients from an energy network; experimental.
 
     An autoencoder turns each sample into a latent row; an energy between row and atom, after a
@@ -27,8 +26,8 @@ class EnergySubspaceClustering(DeepSubspaceClustering):
         Rows of the dictionary; 0 for twice n_clusters * subspace_dim, at most n.
     width : int, default=128
         Hidden and output units of the two networks of the energy.
-    batch_size : int, default=256
-        Samples a step.
+    batch_size : int, optional
+        Samples a step; default 256.
     subspace_dim : int, optional
         Dimension of a subspace, of the dictionary as of the post-processing; default the preset's.
     epochs : int, optional
@@ -65,50 +64,8 @@ class EnergySubspaceClustering(DeepSubspaceClustering):
     (1497,)
     """
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        atoms: int = 0,
-        width: int = 128,
-        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
-        pixel_range: tuple[float, float] | None = None,
-        preset: str | Preset | None = None,
-        batch_size: int | None = 256,
-        epochs: int | None = None,
-        lr: float | None = None,
-        pretrain_steps: int | None = None,
-        affinity: Literal["post", "plain"] | None = None,
-        threshold: float | None = None,
-        subspace_dim: int | None = None,
-        power: float | None = None,
-        unit_diagonal: bool | None = None,
-        n_eigenvectors: int | None = None,
-        assign_labels: Literal["kmeans", "discretize", "cluster_qr"] = "discretize",
-        random_state: int | np.random.RandomState | None = None,
-        device: str | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.atoms = atoms
-        self.width = width
-        self.image_shape = image_shape
-        self.pixel_range = pixel_range
-        self.preset = preset
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.lr = lr
-        self.pretrain_steps = pretrain_steps
-        self.affinity = affinity
-        self.threshold = threshold
-        self.subspace_dim = subspace_dim
-        self.power = power
-        self.unit_diagonal = unit_diagonal
-        self.n_eigenvectors = n_eigenvectors
-        self.assign_labels = assign_labels
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    method_class: ClassVar[type[Method]] = EnergyMethod
 
-    def _method(self) -> EnergyMethod:
-        return EnergyMethod(self.atoms, self.width)
+    _: KW_ONLY
+    atoms: int = 0
+    width: int = 128

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from dsc.estimators.base import DeepSubspaceClustering
-from dsc.methods import SENetMethod
-from dsc.presets import Affinity, AssignLabels, Preset
+from dsc.methods import Method, SENetMethod
 
 
+@dataclass(eq=False, repr=False)
 class SENet(DeepSubspaceClustering):
     """Subspace clustering by a network that gives the coefficient of any pair; for many samples, and new ones.
 
@@ -38,8 +39,8 @@ class SENet(DeepSubspaceClustering):
         Coefficients of a row of C that are kept, the largest; published. At most n - 1.
     n_steps : int, default=5000
         Steps of training, rounded up to whole epochs: a few minutes on one core. 100,000 are published, for a GPU.
-    batch_size : int, default=100
-        Samples a step; published.
+    batch_size : int, optional
+        Samples a step; default 100, as published.
     epochs : int, optional
         Passes over the data, in place of n_steps.
     lr : float, optional
@@ -49,7 +50,8 @@ class SENet(DeepSubspaceClustering):
         which makes C dense.
     n_eigenvectors : int, optional
         Of the spectral step; default n_clusters. The paper takes 15 for MNIST.
-    assign_labels : {"kmeans", "discretize", "cluster_qr"}, default="kmeans"
+    assign_labels : {"kmeans", "discretize", "cluster_qr"}, optional
+        Default "kmeans".
     subspace_dim : int, optional
         Dimension of `subspace_bases_`; default the preset's.
     image_shape, pixel_range, preset : optional
@@ -88,54 +90,13 @@ class SENet(DeepSubspaceClustering):
     (1497,)
     """
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        width: int = 256,
-        depth: int = 3,
-        gamma: float = 200.0,
-        l1_ratio: float = 0.9,
-        n_keys: int = 1000,
-        n_coefficients: int = 1000,
-        n_steps: int = 5000,
-        batch_size: int | None = 100,
-        epochs: int | None = None,
-        lr: float | None = None,
-        affinity: Affinity | None = None,
-        n_eigenvectors: int | None = None,
-        assign_labels: AssignLabels = "kmeans",
-        subspace_dim: int | None = None,
-        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
-        pixel_range: tuple[float, float] | None = None,
-        preset: str | Preset | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        device: str | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.width = width
-        self.depth = depth
-        self.gamma = gamma
-        self.l1_ratio = l1_ratio
-        self.n_keys = n_keys
-        self.n_coefficients = n_coefficients
-        self.n_steps = n_steps
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.lr = lr
-        self.affinity = affinity
-        self.n_eigenvectors = n_eigenvectors
-        self.assign_labels = assign_labels
-        self.subspace_dim = subspace_dim
-        self.image_shape = image_shape
-        self.pixel_range = pixel_range
-        self.preset = preset
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    method_class: ClassVar[type[Method]] = SENetMethod
 
-    def _method(self) -> SENetMethod:
-        return SENetMethod(
-            self.width, self.depth, self.gamma, self.l1_ratio, self.n_keys, self.n_coefficients, self.n_steps
-        )
+    _: KW_ONLY
+    width: int = 256
+    depth: int = 3
+    gamma: float = 200.0
+    l1_ratio: float = 0.9
+    n_keys: int = 1000
+    n_coefficients: int = 1000
+    n_steps: int = 5000

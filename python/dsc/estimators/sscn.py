@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from typing import ClassVar
 
-from dsc.estimators.base import DeepSubspaceClustering
-from dsc.methods import SSCNMethod
+from dsc.estimators.base import AutoencoderClustering
+from dsc.methods import Method, SSCNMethod
 from dsc.pipeline import FitResult
-from dsc.presets import Affinity, AssignLabels, Preset
 
 
-class SSCN(DeepSubspaceClustering):
+@dataclass(eq=False, repr=False)
+class SSCN(AutoencoderClustering):
     """Subspace clustering by a learnt metric, in mini-batches; labels new samples.
 
     An autoencoder and a linear map give each sample coordinates h, and two samples express each
@@ -24,8 +25,8 @@ class SSCN(DeepSubspaceClustering):
     Parameters
     ----------
     n_clusters : int, default=8
-    batch_size : int, default=1000
-        Samples a step; they express one another within the batch.
+    batch_size : int, optional
+        Samples a step, which express one another; default 1000.
     subspace_dim : int, optional
         Dimension of a subspace, of the model as of the post-processing; default the preset's.
     epochs : int, optional
@@ -66,49 +67,7 @@ class SSCN(DeepSubspaceClustering):
     (1497,)
     """
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
-        pixel_range: tuple[float, float] | None = None,
-        preset: str | Preset | None = None,
-        batch_size: int | None = 1000,
-        epochs: int | None = None,
-        lr: float | None = None,
-        pretrain_steps: int | None = None,
-        affinity: Affinity | None = None,
-        threshold: float | None = None,
-        subspace_dim: int | None = None,
-        power: float | None = None,
-        unit_diagonal: bool | None = None,
-        n_eigenvectors: int | None = None,
-        assign_labels: AssignLabels = "discretize",
-        random_state: int | np.random.RandomState | None = None,
-        device: str | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.image_shape = image_shape
-        self.pixel_range = pixel_range
-        self.preset = preset
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.lr = lr
-        self.pretrain_steps = pretrain_steps
-        self.affinity = affinity
-        self.threshold = threshold
-        self.subspace_dim = subspace_dim
-        self.power = power
-        self.unit_diagonal = unit_diagonal
-        self.n_eigenvectors = n_eigenvectors
-        self.assign_labels = assign_labels
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
-
-    def _method(self) -> SSCNMethod:
-        return SSCNMethod()
+    method_class: ClassVar[type[Method]] = SSCNMethod
 
     def _keep(self, result: FitResult) -> None:
         super()._keep(result)

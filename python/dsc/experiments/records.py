@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dsc.report import versions, write_json
+from dsc.files import write_json
+from dsc.report import versions
 
 Record = dict[str, Any]
 FORMAT = 1

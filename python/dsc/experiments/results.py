@@ -11,6 +11,7 @@ from statistics import mean, stdev
 
 from dsc.experiments.experiment import Data, Experiment, Published
 from dsc.experiments.records import Record, arms_of, baselines_of, read_records
+from dsc.files import replacing
 
 SCORES = ("acc", "nmi", "ari")
 HEADS = ("", "seeds", "ACC", "NMI", "ARI", "ACC spectral", "ACC held out", "drift", "parameters", "seconds", "peak MB")
@@ -92,9 +93,9 @@ def write_page(experiments: Iterable[Experiment], page: Path, folder: Path) -> N
         records = read_records(folder / f"{experiment.name}.json", experiment.name)
         if not records:
             continue
-        experiment.figure(records).savefig(folder / f"{experiment.name}.png", dpi=110)
+        with replacing(folder / f"{experiment.name}.png") as temporary:
+            experiment.figure(records).savefig(temporary, dpi=110)
         sections.append(section(experiment, records, f"{folder.name}/{experiment.name}.png"))
     page.parent.mkdir(parents=True, exist_ok=True)
-    temporary = page.with_name(f".{page.name}")
-    temporary.write_text("\n".join([HEAD, "\n\n".join(sections), ""]), encoding="utf-8")
-    temporary.replace(page)
+    with replacing(page) as temporary:
+        temporary.write_text("\n".join([HEAD, "\n\n".join(sections), ""]), encoding="utf-8")

@@ -6,36 +6,32 @@ not repeated, so an experiment that was stopped goes on where it was. Has no num
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import multiprocessing
-import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 
 from dsc.baselines import run_baselines
 from dsc.data import Dataset
 from dsc.experiments.experiment import Arm, Data, Experiment
 from dsc.experiments.records import Record, read_records, write_records
+from dsc.files import write_json
 from dsc.methods import AutoencoderMethod
 from dsc.metrics import evaluate
-from dsc.networks import Autoencoder, build_autoencoder
-from dsc.pipeline import fit_method
-from dsc.presets import Preset, automatic, get_preset
-from dsc.report import write_json
-from dsc.trainer import PretrainConfig, TrainConfig, pretrain
+from dsc.networks import Autoencoder
+from dsc.pipeline import chosen_preset, fit_method
+from dsc.report import versions
+from dsc.trainer import TrainConfig, pretrain
 
 
 def run_experiment(
@@ -124,7 +120,7 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     torch.set_num_threads(threads)
     data, held_out = run.data.read(folder)
     n_clusters = run.data.n_clusters
-    record = {**run.settings(), "threads": threads}
+    record = {**run.settings(), "threads": threads, "commit": versions()["commit"]}
     arm = run.arm
     if arm is None:
         found = run_baselines(run.embed(data) if run.embed else data.X, n_clusters, run.seed, data.labels)
@@ -173,34 +169,14 @@ def _peak_bytes() -> int:
 
 def _pretrained(arm: Arm, data: Dataset, n_clusters: int, seed: int, cache: Path) -> tuple[Autoencoder, Record]:
     """The autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
-    preset = _preset(arm, data, n_clusters)
-    config = TrainConfig(replace(preset, lr=1.0), n_clusters, seed=seed)  # pre-training has a rate of its own
-    identity = {
-        "data": hashlib.sha256(data.X.tobytes()).hexdigest(),
-        "network": [preset.channels, preset.kernels, preset.widths, preset.pixel_range],
-        "rule": asdict(PretrainConfig()),
-        "seed": seed,
-    }
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    path = cache / f"{data.name}-{seed}-{name}.safetensors"
+    preset = chosen_preset(arm.options.get("preset"), data, n_clusters)
+    path = cache / f"{data.name}-{preset.name}-{seed}.safetensors"
     note = path.with_suffix(".json")
-    if not (path.is_file() and note.is_file()):
-        start = time.perf_counter()
-        autoencoder, history = pretrain(data, config)
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({key: value.contiguous() for key, value in autoencoder.state_dict().items()}, temporary)
-        os.replace(temporary, path)
-        figures = {"epochs": len(history), "rmse": history[-1]["rmse"]}
-        write_json(note, {**figures, "seconds": round(time.perf_counter() - start, 2)})
-        return copy.deepcopy(autoencoder), json.loads(note.read_text())
-    autoencoder = build_autoencoder(preset, tuple(data.X.shape[1:]), torch.Generator())
-    autoencoder.load_state_dict(load_file(path))
+    start = time.perf_counter()
+    # The method plays no part in pre-training: with the same one, the checkpoint is that of every arm.
+    config = TrainConfig(preset, n_clusters, seed=seed)
+    autoencoder, history = pretrain(data, config, checkpoint=path, resume=True)
+    if not note.is_file():
+        seconds = round(time.perf_counter() - start, 2)
+        write_json(note, {"epochs": len(history), "rmse": history[-1]["rmse"], "seconds": seconds})
     return autoencoder, json.loads(note.read_text())
-
-
-def _preset(arm: Arm, data: Dataset, n_clusters: int) -> Preset:
-    name = arm.options.get("preset")
-    if name is None:
-        return automatic(tuple(data.X.shape[1:]), data.n_samples / n_clusters)
-    return get_preset(name, n_clusters)

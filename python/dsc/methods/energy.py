@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import dsc_ext
 from dsc.methods.method import AutoencoderMethod, BatchLoss, Model, Pretrained, Problem
-from dsc.networks import Autoencoder
+from dsc.networks import Autoencoder, dense_layers
 from dsc.presets import LossWeights
 
 # Steps that a run takes at least.
@@ -90,8 +90,8 @@ class EnergyModel(Model):
         self.encoder = autoencoder.encoder
         self.decoder = autoencoder.decoder
         self.dictionary = nn.Parameter(torch.zeros(atoms, autoencoder.latent_dim).to(like))
-        self.query = _network(autoencoder.latent_dim, width, generator).to(like)
-        self.key = _network(autoencoder.latent_dim, width, generator).to(like)
+        self.query = dense_layers((autoencoder.latent_dim, width, width), generator).to(like)
+        self.key = dense_layers((autoencoder.latent_dim, width, width), generator).to(like)
         self.threshold = nn.Parameter(torch.zeros(()).to(like))
         self.weights = weights
         self.scale = width**-0.5
@@ -141,13 +141,3 @@ class EnergyModel(Model):
         pretrained = [p for p in self.parameters() if id(p) in networks]
         own = [p for p in self.parameters() if id(p) not in networks]
         return [torch.optim.Adam(own, lr=lr), torch.optim.Adam(pretrained, lr=lr / n_batches)]
-
-
-def _network(n_in: int, width: int, generator: torch.Generator) -> nn.Sequential:
-    layers = (nn.Linear(n_in, width), nn.ReLU(), nn.Linear(width, width))
-    with torch.no_grad():
-        for layer in layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-                layer.bias.zero_()
-    return nn.Sequential(*layers)
