@@ -4,7 +4,7 @@ pieces, conventions where the graph says nothing, and the errors of bad input.""
 import warnings
 
 import dsc.affinity as graphs
-import dsc.clustering as clustering
+import dsc.spectral as spectral
 import numpy as np
 import pytest
 import scipy.sparse
@@ -14,10 +14,12 @@ from dsc.clustering import (
     ASSIGN_LABELS,
     FragmentedGraphWarning,
     cluster_coefficients,
+    normalized_cut,
     spectral_clustering,
-    spectral_embedding,
+    spectral_labels,
 )
 from dsc.metrics import clustering_accuracy
+from dsc.spectral import spectral_embedding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import eigsh
@@ -117,12 +119,12 @@ def test_verified_lanczos_finds_near_copies_inside_one_component(monkeypatch, sp
     W, y = planted([10] * 30, np.random.default_rng(1), shuffle=False)
     bridge = np.arange(10, 300, 10)
     W[bridge, bridge - 1] = W[bridge - 1, bridge] = 1e-13
-    monkeypatch.setattr(clustering, "_DENSE_LIMIT", 10)
-    monkeypatch.setattr(clustering, "_SPARSE_DENSE_LIMIT", 10)
+    monkeypatch.setattr(spectral, "_DENSE_LIMIT", 10)
+    monkeypatch.setattr(spectral, "_SPARSE_DENSE_LIMIT", 10)
     graph = scipy.sparse.csr_array(W) if sparse else W
     embedding = spectral_embedding(graph, 30)
     assert embedding.component.max() == 0
-    np.testing.assert_allclose(embedding.values, 1.0, atol=1e-9)
+    np.testing.assert_allclose(embedding.values, 1.0, atol=1e-5)
     assert same_partition(y, spectral_clustering(graph, 30))
 
 
@@ -131,10 +133,37 @@ def test_lanczos_and_lapack_agree(monkeypatch):
     W, _ = planted([60, 50, 40], rng, density=0.3)
     W += 0.02 * (lambda A: A + A.T)(rng.random(W.shape) < 0.02)
     dense = spectral_embedding(W, 5)
-    monkeypatch.setattr(clustering, "_DENSE_LIMIT", 10)
+    monkeypatch.setattr(spectral, "_DENSE_LIMIT", 10)
     lanczos = spectral_embedding(W, 5)
-    np.testing.assert_allclose(lanczos.values, dense.values, atol=1e-8)
-    np.testing.assert_allclose(np.abs(lanczos.vectors.T @ dense.vectors), np.eye(5), atol=1e-5)
+    np.testing.assert_allclose(lanczos.values, dense.values, atol=1e-5)  # residuals of 1e-3, squared
+    np.testing.assert_allclose(np.abs(lanczos.vectors.T @ dense.vectors), np.eye(5), atol=1e-2)
+
+
+def test_wrong_vectors_are_never_returned(monkeypatch):
+    rng = np.random.default_rng(2)
+    W, _ = planted([60, 50, 40], rng, density=0.3)
+    W += 0.02 * (lambda A: A + A.T)(rng.random(W.shape) < 0.02)
+    expected = spectral_embedding(W, 5)
+    monkeypatch.setattr(spectral, "_DENSE_LIMIT", 10)
+    tried = []
+
+    def wrong_in(kinds):
+        def eigsh_that_lies(operator, k, **options):
+            tried.append(operator.dtype)
+            values, vectors = eigsh(operator, k, **options)
+            wrong = operator.dtype in kinds
+            return values, rng.standard_normal(vectors.shape).astype(operator.dtype) if wrong else vectors
+
+        return eigsh_that_lies
+
+    monkeypatch.setattr(spectral, "eigsh", wrong_in([np.float32]))
+    found = spectral_embedding(W, 5)  # solved again in float64
+    assert set(map(str, tried)) == {"float32", "float64"}
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-10)
+    np.testing.assert_allclose(np.abs(found.vectors.T @ expected.vectors), np.eye(5), atol=1e-5)
+    monkeypatch.setattr(spectral, "eigsh", wrong_in([np.float32, np.float64]))
+    with pytest.raises(RuntimeError, match="ARPACK failed on a component of 150 samples"):
+        spectral_embedding(W, 5)
 
 
 def test_embedding_satisfies_its_definition():
@@ -151,7 +180,60 @@ def test_embedding_satisfies_its_definition():
     assert np.bincount(e.component).tolist() == [14, 9, 5, 1]
 
 
+def test_weighted_embedding_needs_no_count():
+    # Three rings of unequal looseness: the top 3 eigenvectors are those of the loosest ring, and of two pieces alone.
+    W = np.zeros((310, 310))
+    y = np.repeat([0, 1, 2], [250, 30, 30])
+    for c in range(3):
+        node = np.flatnonzero(y == c)
+        W[node, np.roll(node, 1)] = W[np.roll(node, 1), node] = 1.0
+    W[249, 250] = W[250, 249] = W[279, 280] = W[280, 279] = 0.2
+    by_count = spectral_clustering(W, 3, n_eigenvectors=3)
+    weighted = spectral_clustering(W, 3)
+    assert normalized_cut(W, weighted) <= normalized_cut(W, by_count) + 1e-12
+
+
+def test_normalized_cut_equals_its_definition():
+    rng = np.random.default_rng(3)
+    W = rng.random((40, 40)) * (rng.random((40, 40)) < 0.3)
+    W = W + W.T
+    labels = rng.integers(0, 4, 40)
+    off = W - np.diag(np.diag(W))  # a self-loop joins nobody
+    expected = sum(off[labels == c][:, labels != c].sum() / off[labels == c].sum() for c in range(4))
+    assert normalized_cut(W, labels) == pytest.approx(expected)
+    assert normalized_cut(scipy.sparse.csr_array(W), labels) == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"labels must be \(40,\), got \(3,\)"):
+        normalized_cut(W, labels[:3])
+
+
+def test_stability_is_high_where_the_graph_is_clear_and_low_where_it_is_not():
+    rng = np.random.default_rng(4)
+    W, y = planted([40, 40, 40], rng)
+    weak = 1e-3 * rng.random(W.shape) * (y[:, None] != y)
+    clear = spectral_labels(W + weak + weak.T, 3)
+    assert clear.stability == pytest.approx(1.0)
+    assert same_partition(y, clear.labels)
+    assert clear.normalized_cut < 0.1
+    noise = rng.random((120, 120))
+    assert spectral_labels(noise + noise.T, 8).stability < 0.5
+    in_pieces = spectral_labels(W, 3)
+    assert (in_pieces.stability, in_pieces.normalized_cut) == (1.0, 0.0)
+    discretized = spectral_labels(W + weak + weak.T, 3, assign_labels="discretize")
+    assert (discretized.labels == clear.labels).all()
+    assert discretized.stability == pytest.approx(1.0)
+
+
 # Where the graph says nothing
+
+
+def test_dust_takes_no_cluster():
+    rng = np.random.default_rng(5)
+    W, y = planted([200, 150, 150, 3, 2, 2], rng, density=0.2, shuffle=False)
+    weak = 1e-3 * rng.random(W.shape) * (y[:, None] != y) * (np.maximum(y[:, None], y) < 3)
+    W = W + weak + weak.T
+    with pytest.warns(FragmentedGraphWarning, match="7 of 507 samples lie in pieces .* smaller than 0.05 of the mean"):
+        found = spectral_clustering(W, 3)
+    assert same_partition(np.where(y < 3, y, 0), found)
 
 
 def test_more_components_than_clusters_keeps_the_largest_and_says_so():
