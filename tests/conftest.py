@@ -11,6 +11,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Before anything loads a BLAS: workers that all use every core spend most of their time waiting for each other.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _workers > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
 
 def helper_package(name: str) -> None:
     """Makes tests/<name> importable as <name>. With tests/ itself on sys.path, tests/dsc would stand in for dsc."""
