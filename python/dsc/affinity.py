@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,8 +27,8 @@ AFFINITIES = ("post", "plain", "sparse", "neighbours")
 STRONGEST = 5
 # Rows of C that are joined to each row, as published for SENet.
 NEIGHBOURS = 3
-# Cosines of rows with all rows that exist at a time.
-_BLOCK_ENTRIES = 2**22
+# Scores of rows with all rows that exist at a time.
+BLOCK_ENTRIES = 2**22
 # DSC-Net's decomposition runs in float64 up to this size; the full spectrum costs ~9 N³ operations and 4 N² words.
 _POST_FLOAT64_LIMIT = 4096
 _ONE_THREAD_LIMIT = 2048
@@ -106,41 +105,60 @@ def plain_affinity(coefficients: Coefficients) -> Graph:
     return W
 
 
-def strongest_graph(n: int, rows_of: Callable[[slice], Array]) -> scipy.sparse.csr_array:
-    """Affinity (N, N) of the 5 largest non-negative off-diagonal entries per row of a matrix that is never held whole.
-
-    rows_of: a block of that matrix's rows, anew at each call. ``W = (A + Aᵀ)/2`` of what is kept, float64.
-    """
-    k = min(STRONGEST, n - 1)
-    values, indices = np.zeros((n, k), dtype=np.float64), np.zeros((n, k), dtype=np.int64)
-    step = max(1, _BLOCK_ENTRIES // n)
-    for start in range(0, n, step):
-        block = slice(start, min(start + step, n))
-        score = rows_of(block)
-        own = np.arange(block.start, block.stop)
-        score[own - start, own] = -np.inf
-        chosen = np.argpartition(-score, k - 1, axis=1)[:, :k]
-        indices[block] = chosen
-        values[block] = np.take_along_axis(score, chosen, axis=1).clip(min=0.0)
-    return scipy_csr(dsc_ext.symmetrize_affinity(torch.from_numpy(values), torch.from_numpy(indices)))
+def largest_graph(values: torch.Tensor, indices: torch.Tensor) -> scipy.sparse.csr_array:
+    """``W = (A + Aᵀ)/2`` (N, N) CSR of A's entries `values` (N, k) in the columns `indices`, negatives set to 0."""
+    return scipy_csr(dsc_ext.symmetrize_affinity(values.clamp_min(0.0), indices))
 
 
 def sparse_affinity(coefficients: Coefficients) -> scipy.sparse.csr_array:
-    """The 5 largest entries per row of ``C + Cᵀ``, negatives set to 0, symmetrised by the mean: (N, N) float64, CSR.
+    """The 5 largest entries per row of ``C + Cᵀ``, negatives set to 0, the mean with its transpose: (N, N) CSR.
 
     What a sample shares with all others at once, a common mean above all, drowns in few edges. The graph is that of
     `dsc.baselines.ridge_labels`, whatever C is. The diagonal is left out. Costs O(N²); memory O(N) beyond blocks of
-    rows, and of a sparse C its entries once more. Raises as :func:`plain_affinity`.
+    rows; for a sparse C both O(nnz). Raises as :func:`plain_affinity`.
     """
     sparse = _sparse(coefficients, "sparse_affinity")
-    if sparse is None:
-        C = _coefficient_matrix(coefficients, "sparse_affinity").cpu().numpy()
-    else:
+    if sparse is not None:
         both = (sparse + sparse.T).tocsr()
-    n = C.shape[0] if sparse is None else both.shape[0]
-    if n == 1:
-        return scipy.sparse.csr_array((1, 1))
-    return strongest_graph(n, lambda block: C[block] + C[:, block].T if sparse is None else both[block].toarray())
+        both.setdiag(0.0)
+        return largest_graph(*_largest_of_rows(both, STRONGEST))
+    C = _coefficient_matrix(coefficients, "sparse_affinity")
+    n = C.shape[0]
+    parts = []
+    for start in range(0, n, step := max(1, BLOCK_ENTRIES // n)):
+        rows = slice(start, min(start + step, n))
+        parts.append(
+            dsc_ext.topk_coefficients(C[rows] + C[:, rows].T, min(STRONGEST, n - 1), signed=True, row_offset=start)
+        )
+    values, indices = zip(*parts, strict=True)
+    return largest_graph(torch.cat(values).cpu(), torch.cat(indices).cpu())
+
+
+def _largest_of_rows(A: scipy.sparse.csr_array, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, k): of each row the k largest positive stored entries, the largest first, then 0; their columns, then -1."""
+    n = A.shape[0]
+    counts = np.diff(A.indptr)
+    values = torch.zeros(n, k, dtype=torch.from_numpy(A.data[:0]).dtype)
+    indices = torch.full((n, k), -1)
+    # Rows of about the same length together, padded to the longest of them.
+    order = np.argsort(counts, kind="stable")
+    start = 0
+    while start < n:
+        stop = start + 1
+        while stop < n and (stop - start + 1) * max(counts[order[stop]], 1) <= BLOCK_ENTRIES:
+            stop += 1
+        rows = order[start:stop]
+        width = int(counts[rows[-1]])
+        inside = np.arange(width) < counts[rows, None]
+        entry = np.where(inside, A.indptr[rows, None] + np.arange(width), 0)
+        if width and A.nnz:
+            padded = torch.from_numpy(np.where(inside, A.data[entry], 0.0))
+            found, at = dsc_ext.topk_coefficients(padded, k, signed=True, zero_diagonal=False)
+            column = np.take_along_axis(A.indices[entry], at.clamp_min(0).numpy(), axis=1).astype(np.int64)
+            values[rows] = found.clamp_min(0.0)
+            indices[rows] = torch.where(found > 0, torch.from_numpy(column), -1)
+        start = stop
+    return values, indices
 
 
 def neighbour_affinity(
@@ -174,31 +192,35 @@ def neighbour_affinity(
 def _nearest_rows(coefficients: Coefficients, k: int, owner: str) -> torch.Tensor:
     """(N, at most k): of each row of C the rows of largest positive cosine, the largest first, then -1."""
     sparse = _sparse(coefficients, owner)
-    if sparse is None:
-        C = _coefficient_matrix(coefficients, owner)
-        norm = torch.linalg.vector_norm(C, dim=1, keepdim=True)
-        dense = torch.where(norm > 0, C / norm, 0.0)
-        n = dense.shape[0]
+    if sparse is not None:
+        return _nearest_sparse_rows(sparse, min(k, sparse.shape[0] - 1))
+    C = _coefficient_matrix(coefficients, owner)
+    norm = torch.linalg.vector_norm(C, dim=1, keepdim=True)
+    unit = torch.where(norm > 0, C / norm, 0.0)
+    n = C.shape[0]
+    values, indices = dsc_ext.topk_coefficients((unit, unit), min(k, n - 1), signed=True)
+    return torch.where(values > 0, indices, -1).cpu()
 
-        def cosines(rows: slice) -> torch.Tensor:
-            return dense[rows] @ dense.T
-    else:
-        n = sparse.shape[0]
-        lengths = np.sqrt(sparse.multiply(sparse).sum(axis=1))
-        scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-        unit = sparse.copy()
-        unit.data *= np.repeat(scale, np.diff(unit.indptr))
-        transposed = unit.T.tocsr()
 
-        def cosines(rows: slice) -> torch.Tensor:
-            return torch.from_numpy((unit[rows] @ transposed).toarray())
-
+def _nearest_sparse_rows(C: scipy.sparse.csr_array, k: int) -> torch.Tensor:
+    n = C.shape[0]
+    lengths = np.sqrt(C.multiply(C).sum(axis=1))
+    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    unit = C.copy()
+    unit.data *= np.repeat(scale, np.diff(unit.indptr)).astype(unit.dtype)
+    transposed = unit.T.tocsr()
+    # Entries of a row of the product, at most: what the columns of its own entries hold.
+    work = np.add.reduceat(np.append(np.diff(transposed.indptr)[unit.indices], 0), unit.indptr[:-1])
+    work = np.minimum(np.where(np.diff(unit.indptr) > 0, work, 0), n)
+    # Blocks of rows whose product is bounded.
+    cuts = np.flatnonzero(np.diff(np.cumsum(np.append(0, work)) // BLOCK_ENTRIES))
     parts = []
-    for start in range(0, n, step := max(1, _BLOCK_ENTRIES // n)):
-        values, indices = dsc_ext.topk_coefficients(
-            cosines(slice(start, start + step)), min(k, n - 1), signed=True, row_offset=start
-        )
-        parts.append(torch.where(values > 0, indices, -1).cpu())
+    for rows in np.split(np.arange(n), cuts):
+        if rows.size == 0:
+            continue
+        cosine = unit[rows] @ transposed
+        cosine.data[cosine.indices == np.repeat(rows, np.diff(cosine.indptr))] = 0.0
+        parts.append(_largest_of_rows(cosine, k)[1])
     return torch.cat(parts)
 
 

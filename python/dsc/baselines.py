@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from dsc.affinity import strongest_graph
+from dsc.affinity import STRONGEST, largest_graph, sparse_affinity
 from dsc.clustering import spectral_clustering
 from dsc.metrics import Record, make_record
-from dsc.ridge import ridge_inverse, unit_rows
+from dsc.ridge import strongest_ridge, unit_rows
+from dsc_ext import topk_coefficients
 
 Array = npt.NDArray[Any]
 
@@ -48,40 +51,35 @@ def kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
 
 
 def unit_kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
-    """k-means (10 starts) on :func:`unit_rows`, the normalisation the graph baselines share."""
-    return kmeans_labels(unit_rows(_matrix(X, n_clusters, "unit_kmeans_labels")), n_clusters, seed)
+    """k-means (10 starts) on :func:`dsc.ridge.unit_rows`, the normalisation the graph baselines share."""
+    return kmeans_labels(_unit_rows(X, n_clusters, "unit_kmeans_labels").numpy(), n_clusters, seed)
 
 
 def knn_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
-    """Spectral clustering of the cosine 5-nearest-neighbour graph of :func:`unit_rows`; no self-expression at all.
+    """Spectral clustering of the cosine 5-nearest-neighbour graph of unit rows; no self-expression at all.
 
-    Weights are cosines, negatives set to 0, ``W = (A + Aᵀ)/2``. O(N² f) time, O(N f) memory.
+    Rows are those of :func:`dsc.ridge.unit_rows`. Weights are cosines, negatives set to 0, ``W = (A + Aᵀ)/2``. O(N² f)
+    time, O(N f) memory.
     """
-    Z = unit_rows(_matrix(X, n_clusters, "knn_labels"))
-    if Z.shape[0] == 1:
-        return np.zeros(1, dtype=np.int64)
-    W = strongest_graph(Z.shape[0], lambda block: Z[block] @ Z.T)
-    return spectral_clustering(W, n_clusters, seed=seed)
+    Z = _unit_rows(X, n_clusters, "knn_labels")
+    nearest = topk_coefficients((Z, Z), min(STRONGEST, Z.shape[0] - 1), signed=True)
+    return spectral_clustering(largest_graph(*nearest), n_clusters, seed=seed)
 
 
 def ridge_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
-    """Spectral clustering of closed-form ridge self-expression with a zero diagonal, λ = N/K.
+    """Spectral clustering of closed-form ridge self-expression with a zero diagonal, λ = N/K: see `dsc.ridge`.
 
-    With Z = :func:`unit_rows` and ``P = (Z Zᵀ + λI)⁻¹``, row i of the minimiser of ``‖Z − CZ‖² + λ‖C‖²``,
-    ``c_ii = 0``, is ``−P_ij / P_ii``. The graph keeps the 5 largest entries per row of ``C + Cᵀ``, negatives set to 0,
-    symmetrised by the mean. O(N² f + f³) time (O(N³) where f > N), O(N f) memory.
+    Rows are those of :func:`dsc.ridge.unit_rows`. The graph keeps the 5 largest entries per row of ``C + Cᵀ``,
+    negatives set to 0, symmetrised by the mean. O(N² f + f³) time (O(N³) where f > N), O(N f) memory.
     """
-    Z = unit_rows(_matrix(X, n_clusters, "ridge_labels"))
+    Z = _unit_rows(X, n_clusters, "ridge_labels")
     n = Z.shape[0]
-    if n == 1:
-        return np.zeros(1, dtype=np.int64)
-    diagonal, off_diagonal_of = ridge_inverse(Z, n / n_clusters)
+    C = strongest_ridge(Z, n / n_clusters, min(STRONGEST, n - 1))
+    return spectral_clustering(sparse_affinity(C), n_clusters, seed=seed)
 
-    def rows_of(block: slice) -> Array:
-        # P is symmetric, so C + Cᵀ needs no second pass.
-        return off_diagonal_of(block) * (1.0 / diagonal[block, None] + 1.0 / diagonal)
 
-    return spectral_clustering(strongest_graph(n, rows_of), n_clusters, seed=seed)
+def _unit_rows(X: npt.ArrayLike, n_clusters: int, owner: str) -> Tensor:
+    return unit_rows(torch.from_numpy(np.ascontiguousarray(_matrix(X, n_clusters, owner))))[0]
 
 
 BASELINES: dict[str, Callable[[npt.ArrayLike, int, int], Array]] = {

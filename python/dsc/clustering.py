@@ -163,16 +163,21 @@ class _SpectralStep:
             )
         if isinstance(n_init, bool) or not isinstance(n_init, numbers.Integral) or n_init < 1:
             raise ValueError(f"{owner}: n_init must be an integer >= 1, got {n_init!r}")
-        self.W, self.K, self.n = W, int(n_clusters), n
-        self.n_eigenvectors = n_eigenvectors
-        self.assign_labels, self.n_init, self.seed = assign_labels, int(n_init), seed
-        self.component = graph_components(W)
+        self.W: Graph = W
+        self.K: int = int(n_clusters)
+        self.n: int = n
+        self.n_eigenvectors: int | None = n_eigenvectors
+        self.assign_labels: str = assign_labels
+        self.n_init: int = int(n_init)
+        self.seed: int = seed
+        self.component: Array = graph_components(W)
         size = np.bincount(self.component)
-        self.linked = int((size >= max(2.0, _DUST * n / self.K)).sum())
+        self.linked: int = int((size >= max(2.0, _DUST * n / self.K)).sum())
         if size[: self.linked].sum() < self.K:  # dust, but all there is
             self.linked = int((size > 1).sum())
-        self.edged = np.flatnonzero(self.component < self.linked)
-        self.size = size
+        self.edged: Array = np.flatnonzero(self.component < self.linked)
+        self.size: Array = size
+        self.embedding: SpectralEmbedding | None = None
 
     def labels(self) -> Array:
         K, n = self.K, self.n
@@ -256,11 +261,9 @@ class _SpectralStep:
     def _vectors(self, count: int) -> tuple[Array, Array]:
         """The top `count` eigenvectors, or all, of the samples that take part, and their eigenvalues."""
         most = min(count, self.edged.size)
-        if self._embedding is None or self._embedding.values.size < most:
-            self._embedding = embed(self.W, self.component, most)
-        return self._embedding.vectors[self.edged, :most], self._embedding.values[:most]
-
-    _embedding: SpectralEmbedding | None = None
+        if self.embedding is None or self.embedding.values.size < most:
+            self.embedding = embed(self.W, self.component, most)
+        return self.embedding.vectors[self.edged, :most], self.embedding.values[:most]
 
 
 def cluster_coefficients(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from dsc.ridge import ridge_solution, unit_rows
 
 VOTERS = 5
 
@@ -37,23 +37,15 @@ class CoefficientVote(nn.Module):
     @classmethod
     def fitted(cls, latent: Tensor, labels: Tensor, n_clusters: int) -> CoefficientVote:
         """From the latent rows (N, h) of the fitted samples and their clusters (N,). O(N h min(N, h))."""
-        unit = F.normalize(latent.double(), dim=1)
-        mean = unit.mean(dim=0)
-        Z = F.normalize(unit - mean, dim=1)
-        n, h = Z.shape
-        lam = n / n_clusters
-        if h < n:  # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ
-            solution = torch.linalg.solve(Z.T @ Z + lam * torch.eye(h).to(Z), Z.T)
-        else:
-            solution = torch.linalg.solve(Z @ Z.T + lam * torch.eye(n).to(Z), Z).T
-        return cls(mean.to(latent), solution.to(latent).contiguous(), labels, n_clusters)
+        Z, mean = unit_rows(latent)
+        return cls(mean, ridge_solution(Z, len(Z) / n_clusters).contiguous(), labels, n_clusters)
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], n_clusters: int) -> CoefficientVote:
         return cls(tensors["mean"], tensors["solution"], tensors["labels"], n_clusters)
 
     def forward(self, latent: Tensor) -> Tensor:
-        rows = F.normalize(F.normalize(latent, dim=1) - self.mean, dim=1)
+        rows, _ = unit_rows(latent, self.mean)
         values, indices = (rows @ self.solution).topk(min(VOTERS, self.labels.shape[0]), dim=1)
         votes = rows.new_zeros(rows.shape[0], self.n_clusters)
         return votes.scatter_add_(1, self.labels[indices], values.clamp_min(0.0))

@@ -1,56 +1,77 @@
 """Ridge self-expression in closed form: the C with a zero diagonal that least squares and ``λ‖C‖²`` agree on.
 
-Owns the normalisation of rows and the one inverse, for the baseline, which keeps the graph alone, and for methods that
-start from all of C. Source: least-squares regression, Lu et al., ECCV 2012, with a zero diagonal. With
-``P = (Z Zᵀ + λI)⁻¹`` row i of the minimiser of ``‖Z − CZ‖² + λ‖C‖²``, ``c_ii = 0``, is ``−P_ij / P_ii``.
+Owns the normalisation of rows and the one solve. Source: least-squares regression, Lu et al., ECCV 2012, with a zero
+diagonal. ``S = Zᵀ (Z Zᵀ + λI)⁻¹`` holds the coefficients of any row q on those of Z, ``q S``. With ``H = Z S``, in
+which a row may use itself, row i of the minimiser of ``‖Z − CZ‖² + λ‖C‖²`` under ``c_ii = 0`` is ``H_ij / (1 − H_ii)``:
+the formula of leaving one out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import torch
+from torch import Tensor
 
-import numpy as np
-import numpy.typing as npt
-import scipy.linalg
-
-Array = npt.NDArray[Any]
+from dsc.affinity import BLOCK_ENTRIES
+from dsc_ext import topk_coefficients
 
 
-def unit_rows(X: Array) -> Array:
-    """Rows of X (N, f) scaled to unit l2 norm, centred by their mean, scaled again; zero rows stay zero."""
+def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rows of X (N, f) scaled to unit l2 norm, centred, scaled again; and the mean (f,) by which they were centred.
 
-    def scaled(Y: Array) -> Array:
-        norm = np.linalg.norm(Y, axis=1, keepdims=True)
-        return np.divide(Y, norm, out=np.zeros_like(Y), where=norm > 0)
+    mean: that of other rows, to treat new ones as those; by default these rows' own. A row of zeros, and one that
+    centring leaves nothing of but rounding, is zero in the end: it has no direction.
+    """
+    length = torch.linalg.vector_norm(X, dim=1, keepdim=True)
+    unit = torch.where(length > 0, X / length, 0.0)
+    if mean is None:
+        mean = unit.mean(dim=0)
+    centred = unit - mean
+    rest = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    return torch.where((length > 0) & (rest > 16 * torch.finfo(X.dtype).eps), centred / rest, 0.0), mean
 
-    Y = scaled(X)
-    Y -= Y.mean(axis=0)
-    return scaled(Y)
 
+def ridge_solution(Z: Tensor, lam: float) -> Tensor:
+    """S (f, N) in Z's dtype for rows Z (N, f), λ > 0; solved in float64.
 
-def ridge_inverse(Z: Array, lam: float) -> tuple[Array, Callable[[slice], Array]]:
-    """Of P, for rows Z (N, f), its diagonal (N,) and a function from a block of rows to theirs of −P, off the diagonal.
-
-    What that function gives on the diagonal means nothing. O(N f²) (O(N³) where f >= N), then O(f) an entry.
+    Costs O(N f min(N, f)) time; memory O(N f) and the square of the smaller.
     """
     n, f = Z.shape
-    if f < n:
-        # Woodbury: P = (I − Z (ZᵀZ + λI)⁻¹ Zᵀ)/λ, one f×f inverse and blocks of rows.
-        gram = (Z.T @ Z).astype(np.float64) + lam * np.eye(f)
-        left = np.asarray(scipy.linalg.solve(gram, Z.T, assume_a="pos").T, dtype=Z.dtype)
-        return (1.0 - np.einsum("ij,ij->i", left, Z)) / lam, lambda block: left[block] @ Z.T / lam
-    P = np.linalg.inv((Z @ Z.T).astype(np.float64) + lam * np.eye(n))
-    return np.diag(P), lambda block: -P[block]
+    wide = Z.double()
+    if f < n:  # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ
+        return torch.linalg.solve(wide.T @ wide + lam * torch.eye(f).to(wide), wide.T).to(Z)
+    return torch.linalg.solve(wide @ wide.T + lam * torch.eye(n).to(wide), wide).T.to(Z)
 
 
-def ridge_coefficients(Z: Array, lam: float) -> Array:
+def ridge_coefficients(Z: Tensor, lam: float) -> Tensor:
     """C (N, N) in Z's dtype, the minimiser for rows Z (N, f) as they are: row i the coefficients of sample i."""
+    C = Z @ ridge_solution(Z, lam)
+    return (C / (1.0 - C.diagonal()[:, None])).fill_diagonal_(0.0)
+
+
+def strongest_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
+    """C (N, N) as CSR where it matters to the graph of ``C + Cᵀ``: the k largest positive entries of each of its rows.
+
+    For rows Z (N, f). c_ij and c_ji are kept where ``c_ij + c_ji`` is among the k largest of row i or of row j, so that
+    the k largest of each row of ``C + Cᵀ`` are those of the whole matrix; up to 2k entries a row in the mean. Costs
+    N² f beside the solve; memory O(N f). Ties to the lowest j.
+    """
     n = Z.shape[0]
-    diagonal, off_diagonal_of = ridge_inverse(Z, lam)
-    C = np.empty((n, n), dtype=Z.dtype)
-    for start in range(0, n, 1024):
-        block = slice(start, min(start + 1024, n))
-        C[block] = off_diagonal_of(block) / diagonal[block, None]
-    np.fill_diagonal(C, 0.0)
-    return C
+    S = ridge_solution(Z, lam).T.contiguous()
+    own = (Z * S).sum(dim=1)
+    b = 1.0 / (1.0 - own)  # C = diag(b) H off the diagonal, and H is symmetric
+    score, column = Z.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=Z.device)
+    step = max(1, BLOCK_ENTRIES // n)
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        both = (S[rows] @ Z.T).mul_(b[rows, None] + b)
+        score[rows], column[rows] = topk_coefficients(both, k, signed=True, row_offset=start)
+    row = torch.arange(n, device=Z.device)[:, None].expand(n, k)
+    kept = score > 0
+    i, j, score = row[kept], column[kept], score[kept]
+    h = score / (b[i] + b[j])
+    # Both c_ij and c_ji; a pair that both rows chose comes twice, up to rounding the same.
+    place, first = torch.unique(torch.cat([i * n + j, j * n + i]), return_inverse=True)
+    values = Z.new_empty(place.numel()).scatter_(0, first, torch.cat([h * b[i], h * b[j]]))
+    counts = torch.bincount(place // n, minlength=n)
+    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return torch.sparse_csr_tensor(crow, place % n, values, (n, n), check_invariants=False)

@@ -439,7 +439,7 @@ def test_plain_affinity_is_the_mean_of_magnitudes():
 
 @pytest.mark.parametrize("block", [2**24, 20])
 def test_sparse_affinity_keeps_the_five_largest_of_c_and_its_transpose(monkeypatch, block):
-    monkeypatch.setattr(graphs, "_BLOCK_ENTRIES", block)
+    monkeypatch.setattr(graphs, "BLOCK_ENTRIES", block)
     C = np.random.default_rng(16).standard_normal((9, 9))
     A = C + C.T
     np.fill_diagonal(A, -np.inf)
@@ -455,7 +455,7 @@ def test_sparse_affinity_keeps_the_five_largest_of_c_and_its_transpose(monkeypat
 
 @pytest.mark.parametrize("form", FORMS)
 def test_neighbours_are_the_rows_of_largest_positive_cosine(monkeypatch, form):
-    monkeypatch.setattr(graphs, "_BLOCK_ENTRIES", 130)
+    monkeypatch.setattr(graphs, "BLOCK_ENTRIES", 130)
     rng = np.random.default_rng(16)
     C = rng.standard_normal((20, 20)) * (rng.random((20, 20)) < 0.2)
     C[4] = 0.0

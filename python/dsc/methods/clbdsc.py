@@ -245,8 +245,8 @@ class CLBDSC(Model):
             head.fit(features)
             if not self.settings.tune:
                 self.features.copy_(features)
-            C = ridge_coefficients(unit_rows(features.double().cpu().numpy()), self.penalty)
-            self.self_expression.Coefficient.copy_(torch.from_numpy(C))
+            C = ridge_coefficients(unit_rows(features.double())[0], self.penalty)
+            self.self_expression.Coefficient.copy_(C)
             self.begun.fill_(True)
         rows: Tensor = head(features)
         return rows
