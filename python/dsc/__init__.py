@@ -3,6 +3,8 @@
     BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
                            scikit-learn estimators; `dsc fit --method` on the command line
     fit_method             the function behind them
+    FeatureConfig, fit_features
+                           scattering, pre-trained networks, principal components in front of a method
     Predictor              labels new samples; `dsc predict`
     load, Dataset          folders of images, .npy, .npz, .mat, arrays
     evaluate               ACC, NMI, ARI
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
     from dsc.estimators import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, SENet
+    from dsc.features import FeatureConfig, fit_features
     from dsc.metrics import evaluate
     from dsc.pipeline import fit_method
     from dsc.predictor import Predictor
@@ -42,6 +45,8 @@ _HOME = {
     "EnergySubspaceClustering": "estimators",
     "fit_method": "pipeline",
     "Predictor": "predictor",
+    "FeatureConfig": "features",
+    "fit_features": "features",
     "Dataset": "data",
     "load": "data",
     "PRESETS": "presets",
@@ -60,11 +65,13 @@ __all__ = [
     "DSCNet",
     "Dataset",
     "EnergySubspaceClustering",
+    "FeatureConfig",
     "Predictor",
     "SENet",
     "__version__",
     "cluster_coefficients",
     "evaluate",
+    "fit_features",
     "fit_method",
     "get_preset",
     "load",

@@ -95,6 +95,7 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.phase = ""
+        self.shown = 0.0
 
     def __enter__(self) -> _Lines:
         return self
@@ -108,11 +109,11 @@ class _Lines:
     def epoch(self, progress: Progress) -> None:
         now = time.monotonic()
         if progress.phase != self.phase:
-            self.phase, self.began, self.first, self.shown = progress.phase, now, progress.epoch, -1e9
-        milestone = progress.epoch % max(1, progress.epochs // 10) == 0 or progress.epoch == progress.epochs
-        if not milestone and now - self.shown < 30:
+            self.phase, self.began, self.first, self.tenth = progress.phase, now, progress.epoch, -1
+        tenth = 10 * progress.epoch // progress.epochs
+        if tenth == self.tenth and now - self.shown < 30:
             return
-        self.shown = now
+        self.tenth, self.shown = tenth, now
         done = progress.epoch - self.first
         left = (now - self.began) / max(done, 1) * (progress.epochs - progress.epoch)
         title, figure = _describe(progress)
@@ -174,6 +175,8 @@ class _Bars:
 
 
 def _describe(progress: Progress) -> tuple[str, str]:
+    if progress.phase == "features":
+        return "features", ""
     if progress.phase == "pretrain":
         return "pre-training", f"rmse {progress.metrics['rmse']:.4f}"
     return "training", f"loss {progress.metrics['loss']:.4g}"
@@ -264,6 +267,7 @@ def _settings(data: Dataset, source: str, n_clusters: int, seed: int, result: Fi
             "pixel_range": data.pixel_range,
             "labels_known": data.labels is not None,
         },
+        "features": asdict(result.feature_config),
         "n_clusters": n_clusters,
         "seed": seed,
         "preset": result.train_config.preset.name,
@@ -317,6 +321,20 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="A setting of the method, as `dsc methods` lists them.", metavar="NAME=VALUE"),
     ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="What the method gets: the samples as they are, wavelet scattering, or a frozen pre-trained network's "
+            "rows. Kept in a cache, see DSC_FEATURE_CACHE.",
+            metavar="raw|scattering|efficientnet-lite0|timm:NAME",
+        ),
+    ] = "raw",
+    feature_size: Annotated[
+        str, typer.Option(help="Size that images are resampled to for features.", metavar="auto|FACTOR|HxW")
+    ] = "auto",
+    pca: Annotated[int | None, typer.Option(min=1, help="Keep so many principal components of the features.")] = None,
+    center: Annotated[bool, typer.Option("--center", help="Subtract the mean of the features.")] = False,
+    unit: Annotated[bool, typer.Option("--unit", help="Scale the features of each sample to unit length.")] = False,
     preset: Annotated[
         PresetName | None,
         typer.Option(help="Settings of a published data set, see `dsc presets`."),
@@ -388,6 +406,7 @@ def fit(
 
         from dsc.baselines import run_baselines
         from dsc.data import load
+        from dsc.features import FeatureConfig, default_cache
         from dsc.metrics import make_record
         from dsc.pipeline import fit_method
         from dsc.report import is_complete, write_run
@@ -395,6 +414,7 @@ def fit(
         if threads is not None:
             torch.set_num_threads(threads)
         chosen_method = _method(method, settings or [])
+        representation = FeatureConfig(features, feature_size, pca=pca, center=center, unit=unit)
         dataset = load(
             data,
             image_shape=_integers("--image-shape", image_shape, (2, 3), "HxW or C,H,W"),
@@ -414,7 +434,8 @@ def fit(
             markup=False,
             highlight=False,
         )
-        chosen = preset or ("digits" if data == "digits" else None)
+        as_published = data == "digits" and representation.changes_nothing
+        chosen = preset or ("digits" if as_published else None)
         checkpoint = directory / CHECKPOINT
         show: _Bars | _Lines = _Bars(messages) if messages.is_terminal else _Lines(messages)
         with show, threadpool_limits(limits=threads):
@@ -422,6 +443,8 @@ def fit(
                 dataset,
                 count,
                 method=chosen_method,
+                features=representation,
+                feature_cache=default_cache(),
                 preset=chosen,
                 batch_size=batch_size,
                 epochs=epochs,
@@ -444,7 +467,7 @@ def fit(
             others: list[Record] = []
             if baselines:
                 show.step("baselines on the same input")
-                others = run_baselines(dataset.X, count, seed, dataset.labels)
+                others = run_baselines(result.data.X, count, seed, dataset.labels)
             show.step("writing results")
             shows_images = dataset.image_shape is not None and dataset.image_shape[0] in (1, 3)
             directory.mkdir(parents=True, exist_ok=True)

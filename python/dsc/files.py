@@ -5,10 +5,11 @@ Tensors go to safetensors files whose header holds all the rest as JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def write_json(path: Path, content: Any) -> None:
         # A NaN would make the file invalid JSON for everybody else: refuse it here.
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of the values of tensors, in their order."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)
+    return found.hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """A data set and a method in, labels and a model out: the path that the command line and the estimators share.
 
-Owns settings, the memory check, and the order of training (`dsc.trainer`), affinity and labels (`dsc.clustering`), and
-what labels new samples (`dsc.predictor`). Composes only; has no numerics of its own.
+Owns settings, the memory check, and the order of features (`dsc.features`), training (`dsc.trainer`), affinity and
+labels (`dsc.clustering`), and what labels new samples (`dsc.predictor`). Composes only; has no numerics of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from dsc.affinity import AFFINITIES, Graph, scipy_csr
 from dsc.clustering import ASSIGN_LABELS, cluster_coefficients
 from dsc.data import Dataset
+from dsc.features import FeatureConfig, FeatureMap, as_config, fitted
 from dsc.methods import METHODS, BDSCMethod, Method
 from dsc.networks import Autoencoder
 from dsc.predictor import Predictor
@@ -63,19 +64,22 @@ class LabelConfig:
 class FitResult:
     """What a run found and every setting it ran with.
 
-    labels: (N,) int64. affinity: (N, N), dense or CSR. training: C, the network and the history. seconds: wall time of
-    training and of C to labels. spectral_labels: those of spectral clustering; `labels` are the same, or for some
-    methods the predictor's. predictor: what labels new samples.
+    labels: (N,) int64. affinity: (N, N), dense or CSR. training: C, the network and the history. feature_config: what
+    the method was given instead of the samples. seconds: wall time of features, of training and of C to labels.
+    spectral_labels: those of spectral clustering; `labels` are the same, or for some methods the predictor's.
+    predictor: what labels new samples. data: what the method was given.
     """
 
     labels: npt.NDArray[np.int64]
     affinity: Graph
     training: TrainResult
     train_config: TrainConfig
+    feature_config: FeatureConfig
     label_config: LabelConfig
     seconds: dict[str, float]
     spectral_labels: npt.NDArray[np.int64]
     predictor: Predictor
+    data: Dataset
 
     @property
     def coefficients(self) -> Graph:
@@ -144,6 +148,16 @@ def _needed_bytes(n: int, method: Method, config: TrainConfig, affinity: str) ->
     return needs
 
 
+def _check_feature_memory(n: int, features: FeatureMap) -> None:
+    needed, available = features.required_bytes(n), _available_bytes()
+    if available is not None and needed > available:
+        raise MemoryError(
+            f"features {features.config.kind!r}: {n} rows of {features.dim} out of {features.width} numbers need about "
+            f"{needed / 2**30:.1f} GiB of host memory; {available / 2**30:.1f} GiB are free. Alternatives: a smaller "
+            "resize, fewer principal components (pca), or fit fewer samples and label the rest with predict"
+        )
+
+
 def _check_memory(n: int, config: TrainConfig, affinity: str) -> None:
     method = config.method
     entries = method.row_entries(n)
@@ -193,10 +207,12 @@ def _usable_device(device: str | None, owner: str) -> str:
     return device
 
 
-def chosen_preset(preset: str | Preset | None, data: Dataset, n_clusters: int) -> Preset:
+def chosen_preset(
+    preset: str | Preset | None, sample_shape: tuple[int, ...], n_samples: int, n_clusters: int
+) -> Preset:
     """The preset itself or of that name; None for what follows from the shape of the data."""
     if preset is None:
-        return automatic(tuple(data.X.shape[1:]), data.n_samples / n_clusters)
+        return automatic(sample_shape, n_samples / n_clusters)
     return preset if isinstance(preset, Preset) else get_preset(preset, n_clusters)
 
 
@@ -205,6 +221,8 @@ def fit_method(
     n_clusters: int,
     method: Method | None = None,
     *,
+    features: str | FeatureConfig | None = None,
+    feature_cache: str | os.PathLike[str] | None = None,
     preset: str | Preset | None = None,
     batch_size: int | None = None,
     epochs: int | None = None,
@@ -226,12 +244,13 @@ def fit_method(
 ) -> FitResult:
     """Trains a method on a data set and clusters it: what `dsc fit` and the estimators run.
 
-    method: by default `BDSCMethod()`. The other settings are those of :class:`BDSC`; None takes the preset's or the
-    method's. `autoencoder`, `checkpoint`, `resume`, `callback` and what they raise: :func:`dsc.trainer.fit`.
-    `data.labels` are never read.
+    method: by default `BDSCMethod()`. features: what it gets instead of the samples, a `FeatureConfig` or the name of
+    one's kind; feature_cache: `cache` of :func:`dsc.features.fit_features`, none by default. The other settings are
+    those of :class:`BDSC`; None takes the preset's or the method's. `autoencoder`, `checkpoint`, `resume`, `callback`
+    and what they raise: :func:`dsc.trainer.fit`. `data.labels` are never read.
 
-    Raises ValueError or TypeError naming the setting, and MemoryError where the N² arrays cannot
-    fit, before any work is done.
+    Raises ValueError or TypeError naming the setting, MissingExtraError, and MemoryError where features or the N²
+    arrays cannot fit, before any work is done.
     """
     method = method or BDSCMethod()
     owner = method.title
@@ -258,7 +277,21 @@ def fit_method(
     if assign_labels not in ASSIGN_LABELS:
         raise ValueError(f"{owner}: assign_labels: expected one of {', '.join(ASSIGN_LABELS)}, got {assign_labels!r}")
 
-    chosen = method.adapted(chosen_preset(preset, data, n_clusters))
+    device = _usable_device(device, owner)
+    sample_shape = tuple(data.X.shape[1:])
+    config = as_config(features)
+    feature_map = None
+    if not config.changes_nothing:
+        feature_map = FeatureMap(config, sample_shape, data.pixel_range).to(device)
+        feature_map.check_count(n)
+        sample_shape = (feature_map.dim,)
+        _check_feature_memory(n, feature_map)
+    chosen = method.adapted(chosen_preset(preset, sample_shape, n, n_clusters))
+    if feature_map is not None and chosen.channels:
+        raise ValueError(
+            f"{owner}: preset: {chosen.name!r} has a network for images, but features {config.kind!r} are rows; leave "
+            "one of the two out"
+        )
     overrides: dict[str, Any] = {
         "lr": lr,
         "affinity": affinity,
@@ -284,7 +317,7 @@ def fit_method(
         shuffle=method.shuffles,
         epochs=None if epochs is None else int(epochs),
         seed=seed,
-        device=_usable_device(device, owner),
+        device=device,
         pretraining=pretraining,
     )
     label_config = LabelConfig(
@@ -299,6 +332,10 @@ def fit_method(
     _check_memory(n, train_config, chosen.affinity)
 
     start = time.perf_counter()
+    samples = data
+    if feature_map is not None:
+        data = fitted(feature_map, samples, cache=feature_cache, callback=callback)
+    embedded = time.perf_counter()
     training = fit(data, train_config, autoencoder=autoencoder, checkpoint=checkpoint, resume=resume, callback=callback)
     trained = time.perf_counter()
     spectral, W = cluster_coefficients(
@@ -306,5 +343,11 @@ def fit_method(
     )
     predictor = Predictor.fitted(data, train_config, training, spectral, generator_for(seed, CLASSIFIER))
     labels = predictor.predict(data.X) if method.labels_by_classifier else spectral
-    seconds = {"training": trained - start, "labels": time.perf_counter() - trained}
-    return FitResult(labels, W, training, train_config, label_config, seconds, spectral, predictor)
+    if feature_map is not None:
+        predictor = predictor.behind(feature_map)
+    seconds = {
+        "features": embedded - start,
+        "training": trained - embedded,
+        "labels": time.perf_counter() - trained,
+    }
+    return FitResult(labels, W, training, train_config, config, label_config, seconds, spectral, predictor, data)

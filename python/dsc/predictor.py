@@ -1,13 +1,13 @@
 """A trained model that labels new samples, and its file.
 
-Owns what prediction needs of a run: the encoder, the classifier behind it, and the scale of the data they were fitted
-to. One safetensors file holds it all, the settings as JSON in its header; nothing is unpickled.
+Owns what prediction needs of a run: the features, the encoder, the classifier behind it, and the scale of the data they
+were fitted to. One safetensors file holds it all, the settings as JSON in its header; nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dsc.backbones import MissingExtraError
 from dsc.data import Dataset
+from dsc.features import FeatureConfig, FeatureMap
 from dsc.files import read_tensors, write_tensors
 from dsc.methods import METHODS, Method
 from dsc.presets import LossWeights, Preset, prepare
@@ -24,15 +26,16 @@ from dsc.presets import LossWeights, Preset, prepare
 if TYPE_CHECKING:
     from dsc.trainer import TrainConfig, TrainResult
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Predictor:
     """Labels and latent rows of samples like those a model was fitted to; see `dsc.pipeline.FitResult`.
 
-    encoder: samples to latent rows; classifier: those to scores (n, n_clusters). magnitude: the largest of the fitted
-    data, by which new ones are divided where the preset has no scale.
+    encoder: samples, or the rows that `features` makes of them, to latent rows; classifier: those to scores (n,
+    n_clusters). sample_shape, pixel_range: of samples. magnitude: the largest of what the encoder was fitted to, by
+    which new ones are divided where the preset has no scale.
     """
 
     encoder: nn.Module
@@ -43,6 +46,7 @@ class Predictor:
     pixel_range: tuple[float, float] | None
     magnitude: float
     n_clusters: int
+    features: FeatureMap | None = None
 
     @classmethod
     def fitted(
@@ -69,6 +73,10 @@ class Predictor:
             config.n_clusters,
         )
 
+    def behind(self, features: FeatureMap) -> Predictor:
+        """The same, for the samples whose rows under this map it was fitted to."""
+        return replace(self, features=features, sample_shape=features.sample_shape, pixel_range=features.pixel_range)
+
     def predict(self, X: npt.NDArray[np.float32], batch_size: int = 1000) -> npt.NDArray[np.int64]:
         """Labels (n,) int64 in 0 .. n_clusters - 1 of samples (n, *sample_shape), with values as in the fitted data.
 
@@ -88,7 +96,9 @@ class Predictor:
         # An encoder may have no parameters: then the classifier says where and in what type.
         tensors = (*self.encoder.state_dict().values(), *self.classifier.state_dict().values())
         like = next(tensor for tensor in tensors if tensor.is_floating_point())
-        prepared = torch.from_numpy(prepare(X, self.pixel_range, self.preset, self.magnitude))
+        inputs = X if self.features is None else self.features.transform(X)
+        scale = self.pixel_range if self.features is None else None
+        prepared = torch.from_numpy(prepare(inputs, scale, self.preset, self.magnitude))
         return [self.encoder(x.to(like)) for x in prepared.split(batch_size)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -102,8 +112,11 @@ class Predictor:
             "pixel_range": self.pixel_range,
             "magnitude": self.magnitude,
             "n_clusters": self.n_clusters,
+            "features": None if self.features is None else asdict(self.features.config),
         }
         modules = {"encoder": self.encoder, "classifier": self.classifier}
+        if self.features is not None:
+            modules["features"] = self.features
         tensors = {
             f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
         }
@@ -111,13 +124,17 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
-        """Reads what :meth:`save` wrote, onto the CPU. Raises FileNotFoundError, and ValueError for another file."""
+        """Reads what :meth:`save` wrote, onto the CPU. Raises FileNotFoundError, MissingExtraError where
+        its features need a package that is not there, and ValueError for another file.
+        """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"Predictor.load: no model at {path}")
         tensors, settings = read_tensors(path, FORMAT, "model")
         try:
             return cls._restored(settings, tensors)
+        except MissingExtraError:
+            raise
         except Exception as error:
             raise ValueError(f"Predictor.load: {path} is not a model of dsc ({error})") from error
 
@@ -133,8 +150,12 @@ class Predictor:
         weights = stored["weights"]
         preset = Preset(**{**stored, "weights": None if weights is None else LossWeights(**weights)})
         method = METHODS[settings["method"].pop("name")](**settings["method"])
-        shape = tuple(settings["sample_shape"])
-        encoder = method.encoder(preset, shape)
+        shape, scale = tuple(settings["sample_shape"]), tuples(settings["pixel_range"])
+        features = None
+        if settings["features"] is not None:
+            features = FeatureMap(FeatureConfig(**settings["features"]), shape, scale, pretrained=False)
+            features.load_state_dict(part("features"))
+        encoder = method.encoder(preset, shape if features is None else (features.dim,))
         encoder.load_state_dict(part("encoder"))
         return cls(
             encoder,
@@ -142,7 +163,8 @@ class Predictor:
             method,
             preset,
             shape,
-            tuples(settings["pixel_range"]),
+            scale,
             settings["magnitude"],
             settings["n_clusters"],
+            features,
         )

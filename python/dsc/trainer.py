@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from dsc.data import Dataset
-from dsc.files import read_tensors, write_tensors
+from dsc.files import digest, read_tensors, write_tensors
 from dsc.methods import AutoencoderMethod, BDSCMethod, Method, Model, Pretrained, Problem
 from dsc.networks import Autoencoder, build_autoencoder
 from dsc.presets import LossWeights, Preset, prepare
@@ -110,12 +110,12 @@ class TrainConfig:
 class Progress:
     """What a callback is told after each epoch.
 
-    phase: "pretrain" or "train"; epochs: the most there can be (pre-training may stop before);
-    metrics: as in the history. "pretrain": rmse, in units of the samples' range. "train": loss, its
-    weighted terms and the method's measures, such as BDSC's drift.
+    phase: "features", "pretrain" or "train"; epochs: the most there can be (pre-training may stop before);
+    metrics: as in the history. "features": none, and samples that are done count for epochs. "pretrain": rmse, in units
+    of the samples' range. "train": loss, its weighted terms and the method's measures, such as BDSC's drift.
     """
 
-    phase: Literal["pretrain", "train"]
+    phase: Literal["features", "pretrain", "train"]
     epoch: int
     epochs: int
     metrics: Mapping[str, float]
@@ -295,13 +295,6 @@ def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any
     return [] if old == new else [(name, old, new)]
 
 
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for tensor in module.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     return {
         f"optimizer.{i}.{key}.{name}": value
@@ -351,11 +344,10 @@ class _Run:
         self.history: History = []
         self.checkpoint: _Checkpoint | None = None
         if checkpoint is not None:
-            digest = hashlib.sha256(prepared.data).hexdigest()
             identity = {
                 "config": asdict(config) | {"method": config.method.settings()},
-                "data": [list(prepared.shape), digest],
-                "autoencoder": None if autoencoder is None else _digest(autoencoder),
+                "data": [list(prepared.shape), hashlib.sha256(prepared.data).hexdigest()],
+                "autoencoder": None if autoencoder is None else digest(autoencoder.state_dict().values()),
             }
             self.checkpoint = _Checkpoint(Path(checkpoint), identity)
         self.saved_at = time.monotonic()

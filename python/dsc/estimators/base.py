@@ -13,6 +13,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dsc.data import Dataset, load
+from dsc.features import FeatureConfig, default_cache
 from dsc.methods import Method
 from dsc.pipeline import FitResult, fit_method
 from dsc.presets import Affinity, AssignLabels, Preset, get_preset
@@ -38,6 +39,7 @@ class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
     _: KW_ONLY
     image_shape: tuple[int, int] | tuple[int, int, int] | None = None
     pixel_range: tuple[float, float] | None = None
+    features: str | FeatureConfig | None = None
     preset: str | Preset | None = None
     batch_size: int | None = None
     epochs: int | None = None
@@ -95,7 +97,9 @@ class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         show = _print_progress(type(self).__name__, self.verbose)
-        result = fit_method(data, method=self._method(), seed=seed, callback=show, **self._settings())
+        result = fit_method(
+            data, method=self._method(), feature_cache=default_cache(), seed=seed, callback=show, **self._settings()
+        )
         self._keep(result)
         return self
 
@@ -142,9 +146,12 @@ def _print_progress(owner: str, verbose: int) -> Callback | None:
     if not verbose:
         return None
 
+    shown: dict[str, int] = {}
+
     def show(progress: Progress) -> None:
-        every = max(1, progress.epochs // (10 * int(verbose)))
-        if progress.epoch % every == 0 or progress.epoch == progress.epochs:
+        part = 10 * int(verbose) * progress.epoch // progress.epochs
+        if part != shown.get(progress.phase, 0):
+            shown[progress.phase] = part
             figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
             print(f"[{owner}] {progress.phase} {progress.epoch}/{progress.epochs}  {figures}")
 

@@ -53,7 +53,7 @@ class CLBDSC(DeepSubspaceClustering):
     batch_size : int, optional
         Samples a step; default 100.
     epochs : int, default=20
-    image_shape, pixel_range, preset, lr, subspace_dim : optional
+    image_shape, pixel_range, features, preset, lr, subspace_dim : optional
         As in :class:`BDSC`; of a preset, networks and loss weights play no part. Images need a known scale.
     affinity : {"sparse", "plain", "post"}, default="sparse"
         The five largest entries a row of ``C + C.T``, negatives set to 0; the others as in :class:`BDSC`, whose

@@ -27,7 +27,7 @@ class DSCNet(AutoencoderClustering):
     batch_size : int, optional
         Samples that go through the networks at a time; default all. It bounds the memory of their
         activations, at the price of running them twice, and leaves the result as it is.
-    epochs, lr, pretrain_steps, preset, image_shape, pixel_range : optional
+    epochs, lr, pretrain_steps, preset, image_shape, pixel_range, features : optional
     affinity, threshold, subspace_dim, power, unit_diagonal, n_eigenvectors, assign_labels : optional
     random_state, device, verbose
         As in :class:`BDSC`. Presets hold the published settings, those of the l2 penalty.

@@ -54,7 +54,7 @@ class SENet(DeepSubspaceClustering):
         Default "kmeans".
     subspace_dim : int, optional
         Dimension of `subspace_bases_`; default the preset's.
-    image_shape, pixel_range, preset : optional
+    image_shape, pixel_range, features, preset : optional
     random_state, device, verbose
         As in :class:`BDSC`.
 

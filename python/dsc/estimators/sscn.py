@@ -31,7 +31,7 @@ class SSCN(AutoencoderClustering):
         Dimension of a subspace, of the model as of the post-processing; default the preset's.
     epochs : int, optional
         Passes over the data after pre-training; default the preset's, or as many as make 300 steps.
-    image_shape, pixel_range, preset, lr, pretrain_steps : optional
+    image_shape, pixel_range, features, preset, lr, pretrain_steps : optional
     affinity, threshold, power, unit_diagonal, n_eigenvectors, assign_labels : optional
     random_state, device, verbose
         As in :class:`BDSC`. The preset with the published settings is "mnist".

@@ -169,7 +169,7 @@ def _peak_bytes() -> int:
 
 def _pretrained(arm: Arm, data: Dataset, n_clusters: int, seed: int, cache: Path) -> tuple[Autoencoder, Record]:
     """The autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
-    preset = chosen_preset(arm.options.get("preset"), data, n_clusters)
+    preset = chosen_preset(arm.options.get("preset"), tuple(data.X.shape[1:]), data.n_samples, n_clusters)
     path = cache / f"{data.name}-{preset.name}-{seed}.safetensors"
     note = path.with_suffix(".json")
     start = time.perf_counter()
