@@ -27,7 +27,6 @@ import numpy.typing as npt
 import scipy.linalg
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dsc.backbones import build_backbone, parse_size
 from dsc.data import Dataset
@@ -188,7 +187,7 @@ class FeatureMap(nn.Module):
         rows = embedded if self.mean is None else embedded - self.mean
         if self.components is not None:
             rows = rows @ self.components
-        return F.normalize(rows, dim=1) if self.config.unit else rows
+        return _unit_length(rows) if self.config.unit else rows
 
     def check_count(self, n_samples: int) -> None:
         """Raises ValueError where so many samples are too few to be fitted to."""
@@ -371,6 +370,13 @@ def _keep(path: Path, features: FeatureMap, rows: npt.NDArray[np.float32]) -> No
         write_tensors(path, tensors, header)
     except OSError as error:
         warnings.warn(f"features are not kept: {path} cannot be written ({error})", stacklevel=4)
+
+
+def _unit_length(rows: Tensor) -> Tensor:
+    """By the largest value first: squares of small ones would be zero, and of large ones infinite."""
+    peak = rows.abs().amax(dim=1, keepdim=True)
+    scaled = rows / torch.where(peak > 0, peak, 1.0)
+    return scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1.0)
 
 
 def _parts(n: int, size: int) -> Iterator[slice]:

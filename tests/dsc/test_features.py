@@ -146,8 +146,9 @@ def test_blocks_and_a_file_change_nothing(monkeypatch, shape, tmp_path):
 def test_constant_and_zero_rows():
     same, fitted = fit_features(rows_of(np.full((5, 4), 3.0)), FeatureConfig(pca=3, center=True, unit=True))
     assert not same.X.any() and not fitted.components.any()
-    zero, _ = fit_features(rows_of(np.eye(4)[:, :3]), FeatureConfig(unit=True))
-    np.testing.assert_array_equal(zero.X, np.eye(4)[:, :3])
+    for scale in (1.0, 1e-30, 1e30):
+        zero, _ = fit_features(rows_of(np.eye(4)[:, :3] * scale), FeatureConfig(unit=True))
+        np.testing.assert_array_equal(zero.X, np.eye(4)[:, :3])
 
 
 def test_more_components_than_there_are(digits):
@@ -282,7 +283,7 @@ def test_scattering_of_handwriting_is_near_linear_in_its_classes():
         return float((np.argmin(left, axis=0) == data.labels[600:]).mean())
 
     raw, scattered = accuracy(data.X), accuracy(fit_features(data, "scattering")[0].X)
-    assert scattered > raw and scattered > 0.93
+    assert scattered > raw + 0.02
 
 
 # -- the cache --
