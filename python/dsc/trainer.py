@@ -28,7 +28,16 @@ from torch import Tensor, nn
 
 from dsc.data import Dataset
 from dsc.files import digest, read_tensors, write_tensors
-from dsc.methods import AutoencoderMethod, BDSCMethod, Method, Model, Pretrained, Problem
+from dsc.methods import (
+    AutoencoderMethod,
+    BDSCMethod,
+    ClosedFormMethod,
+    Method,
+    Model,
+    Pretrained,
+    Problem,
+    TrainedModel,
+)
 from dsc.networks import Autoencoder, build_autoencoder
 from dsc.presets import LossWeights, Preset, prepare
 
@@ -451,11 +460,24 @@ class _Run:
     def trained(self, resume: bool) -> TrainResult:
         found = self._read(resume)
         in_training = found is not None and found[1]["phase"] == "train"
+        method = self.config.method
+        if isinstance(method, ClosedFormMethod):
+            return self._result(self._model(None), None)
         with _DeferredInterrupt() as interrupt:
             pretrained = None
-            if isinstance(self.config.method, AutoencoderMethod):
-                pretrained = self._pretrained(self.config.method, found, interrupt)
+            if isinstance(method, AutoencoderMethod):
+                pretrained = self._pretrained(method, found, interrupt)
             return self._train(pretrained, found if in_training else None, interrupt)
+
+    def _model(self, pretrained: Pretrained | None) -> Model:
+        model = self.config.method.model(self.problem, pretrained, generator_for(self.config.seed, _MODEL))
+        return model.to(self.device, self.dtype)
+
+    def _result(self, model: Model, weights: LossWeights | None) -> TrainResult:
+        latent = self._latent(model)
+        with torch.no_grad():
+            C = model.coefficients(latent).cpu()
+        return TrainResult(C, latent.cpu(), self.history, self.pretraining, weights, model)
 
     def _pretrained(
         self,
@@ -484,8 +506,8 @@ class _Run:
         interrupt: _DeferredInterrupt,
     ) -> TrainResult:
         config, problem = self.config, self.problem
-        model = config.method.model(problem, pretrained, generator_for(config.seed, _MODEL))
-        model.to(self.device, self.dtype)
+        model = self._model(pretrained)
+        assert isinstance(model, TrainedModel)
         optimizers = model.optimizers(config.preset.lr, problem.n_batches)
         rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         if found is not None:
@@ -512,12 +534,11 @@ class _Run:
             self._after_epoch("train", n_epochs, self.history, interrupt, save)
         save("train")
         model.finish()
-        latent = self._latent(model)
-        with torch.no_grad():
-            C = model.coefficients(latent).cpu()
-        return TrainResult(C, latent.cpu(), self.history, self.pretraining, weights, model)
+        return self._result(model, weights)
 
-    def _train_epoch(self, model: Model, optimizers: list[torch.optim.Optimizer], epoch: int) -> dict[str, float]:
+    def _train_epoch(
+        self, model: TrainedModel, optimizers: list[torch.optim.Optimizer], epoch: int
+    ) -> dict[str, float]:
         config = self.config
         batches: tuple[Tensor, ...] | tuple[None]
         if self.problem.n_batches == 1:

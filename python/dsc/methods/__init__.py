@@ -1,16 +1,27 @@
-"""Methods: each module holds one model and its loss for one batch; the trainer does the rest."""
+"""Methods: each module holds one model, and its loss for one batch or its formula; the trainer does the rest."""
 
 from dsc.methods.bdsc import BDSC, BDSCMethod
 from dsc.methods.clbdsc import CLBDSC, CLBDSCMethod, CollapseWarning
 from dsc.methods.dscnet import DSCNetMethod
 from dsc.methods.energy import EnergyMethod, EnergyModel
-from dsc.methods.method import AutoencoderMethod, BatchLoss, Method, Model, Pretrained, Problem
+from dsc.methods.method import (
+    AutoencoderMethod,
+    BatchLoss,
+    ClosedFormMethod,
+    Method,
+    Model,
+    Pretrained,
+    Problem,
+    TrainedModel,
+)
+from dsc.methods.ridge import RidgeMethod
 from dsc.methods.senet import SENet, SENetMethod
 from dsc.methods.sscn import SSCN, SSCNMethod
 
 # By the name that the command line and stored models use.
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (BDSCMethod, DSCNetMethod, CLBDSCMethod, SSCNMethod, SENetMethod, EnergyMethod)
+    method.name: method
+    for method in (RidgeMethod, BDSCMethod, DSCNetMethod, CLBDSCMethod, SSCNMethod, SENetMethod, EnergyMethod)
 }
 
 __all__ = [
@@ -22,6 +33,7 @@ __all__ = [
     "BDSCMethod",
     "BatchLoss",
     "CLBDSCMethod",
+    "ClosedFormMethod",
     "CollapseWarning",
     "DSCNetMethod",
     "EnergyMethod",
@@ -30,7 +42,9 @@ __all__ = [
     "Model",
     "Pretrained",
     "Problem",
+    "RidgeMethod",
     "SENet",
     "SENetMethod",
     "SSCNMethod",
+    "TrainedModel",
 ]

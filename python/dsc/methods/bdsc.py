@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dsc.methods.method import AutoencoderMethod, BatchLoss, Model, Pretrained, Problem
+from dsc.methods.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
 from dsc.networks import Autoencoder
 from dsc.presets import LossWeights, settling_epochs
 from dsc_ext.fused import FusedAdam
@@ -163,7 +163,7 @@ def encoder_momentum(n_batches: int) -> float:
     return min(max(1.0 - 1.0 / n_batches, 0.9), 0.999)
 
 
-class BDSC(Model):
+class BDSC(TrainedModel):
     """Encoder, decoder, coefficient matrix and memory bank.
 
     autoencoder

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsc.backbones import Backbone, build_backbone, parse_size
-from dsc.methods.method import BatchLoss, Method, Model, Pretrained, Problem
+from dsc.methods.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
 from dsc.networks import dense_layers
 from dsc.presets import Preset
 from dsc.ridge import ridge_coefficients, unit_rows
@@ -196,7 +196,7 @@ class Encoder(nn.Module):
         return latent
 
 
-class CLBDSC(Model):
+class CLBDSC(TrainedModel):
     """Encoder, coefficient matrix and memory bank.
 
     encoder

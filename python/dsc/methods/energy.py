@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dsc_ext
-from dsc.methods.method import AutoencoderMethod, BatchLoss, Model, Pretrained, Problem
+from dsc.methods.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
 from dsc.networks import Autoencoder, dense_layers
 from dsc.presets import LossWeights
 
@@ -73,7 +73,7 @@ class EnergyMethod(AutoencoderMethod):
         )
 
 
-class EnergyModel(Model):
+class EnergyModel(TrainedModel):
     """Encoder, decoder, dictionary, the two networks of the energy and the threshold; size independent of N.
 
     autoencoder

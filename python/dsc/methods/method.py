@@ -1,8 +1,8 @@
 """What the trainer asks of a method, and what it tells one.
 
-A method is a `Method`, plain settings that a checkpoint can hold, and the `Model` it makes: the networks and the loss
-of one batch. Order of samples, epochs, checkpoints and history are the trainer's. An `AutoencoderMethod` gets a
-pre-trained autoencoder to start from.
+A method is a `Method`, plain settings that a checkpoint can hold, and the `Model` it makes: where there is something to
+train, a `TrainedModel`, the networks and the loss of one batch. Order of samples, epochs, checkpoints and history are
+the trainer's. An `AutoencoderMethod` gets a pre-trained autoencoder to start from; a `ClosedFormMethod` takes no step.
 """
 
 from __future__ import annotations
@@ -35,18 +35,38 @@ class BatchLoss:
 
 
 class Model(nn.Module, ABC):
-    """Networks in training. `encoder` maps a batch of samples to latent rows (B, h)."""
+    """What a method makes of the samples. `encoder` maps a batch of them to latent rows (B, h)."""
 
     encoder: nn.Module
-    # The largest norm of the gradient of all parameters together; a longer one is scaled down to it before the step.
-    max_gradient_norm: float | None = None
 
     def latent(self, x: Tensor, batch_size: int) -> Tensor:
         """Latent rows (N, h) of all samples `x` in order, of so many at a time; a model may remember parts of them.
 
-        Called without gradient, before `start` and after the last epoch.
+        Called without gradient, before `TrainedModel.start` and after the last epoch.
         """
         return torch.cat([self.encoder(part) for part in x.split(batch_size)])
+
+    @abstractmethod
+    def coefficients(self, latent: Tensor) -> Tensor:
+        """C (N, N), without gradient, given the latent rows of all samples; row i is that of sample i.
+
+        Dense, or `torch.sparse_csr` where `Method.row_entries` says so.
+        """
+
+    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> nn.Module:
+        """A module from latent rows (n, h) to scores (n, K) that has learnt the samples' clusters `labels` (N,) int64.
+
+        By default, for methods whose C has a row for fitted samples alone, the vote of a new sample's coefficients on
+        the fitted ones.
+        """
+        return CoefficientVote.fitted(latent, labels, n_clusters)
+
+
+class TrainedModel(Model):
+    """Networks in training."""
+
+    # The largest norm of the gradient of all parameters together; a longer one is scaled down to it before the step.
+    max_gradient_norm: float | None = None
 
     def start(self, x: Tensor, latent: Tensor) -> None:
         """Called once before the first step, with all samples, (N, ...), and their latent rows, (N, h), in order."""
@@ -72,21 +92,6 @@ class Model(nn.Module, ABC):
 
     def finish(self) -> None:
         """Called once after the last step, before the results are asked for: what training alone needed may go."""
-
-    @abstractmethod
-    def coefficients(self, latent: Tensor) -> Tensor:
-        """C (N, N), without gradient, given the latent rows of all samples; row i is that of sample i.
-
-        Dense, or `torch.sparse_csr` where `Method.row_entries` says so.
-        """
-
-    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> nn.Module:
-        """A module from latent rows (n, h) to scores (n, K) that has learnt the samples' clusters `labels` (N,) int64.
-
-        By default, for methods whose C has a row for fitted samples alone, the vote of a new sample's coefficients on
-        the fitted ones.
-        """
-        return CoefficientVote.fitted(latent, labels, n_clusters)
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,18 @@ class Method(ABC):
     def restored_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> nn.Module:
         """What `Model.classifier` made, from its state_dict."""
         return CoefficientVote.restored(tensors, n_clusters)
+
+
+class ClosedFormMethod(Method):
+    """A method whose C follows from the samples by a formula: its model is a plain `Model`."""
+
+    assign_labels: ClassVar[AssignLabels] = "kmeans"
+
+    def training_words(self, n_samples: int, rows_per_batch: int) -> int:
+        return 0
+
+    def epochs(self, problem: Problem) -> int:
+        return 0
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dsc.methods.method import BatchLoss, Method, Model, Pretrained, Problem
+from dsc.methods.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
 from dsc.presets import AssignLabels, Preset
 from dsc_ext import inner_product_self_expression, topk_coefficients
 
@@ -129,7 +129,7 @@ def network(features: int, width: int, depth: int, generator: torch.Generator) -
     return nn.Sequential(*layers)
 
 
-class SENet(Model):
+class SENet(TrainedModel):
     """The two networks, of f w + d w² + (d + 1) w parameters each for f features and d hidden layers; the threshold."""
 
     max_gradient_norm = _GRADIENT_NORM

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from dsc.methods.method import AutoencoderMethod, BatchLoss, Model, Pretrained, Problem
+from dsc.methods.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
 from dsc.networks import Autoencoder
 from dsc.presets import LossWeights, Preset
 
@@ -73,7 +73,7 @@ class SSCNMethod(AutoencoderMethod):
         return classifier
 
 
-class SSCN(Model):
+class SSCN(TrainedModel):
     """Encoder, decoder and the map W, (h, K d), drawn Xavier uniform from `generator`.
 
     That start is large, Q Z being about as many times Z as a batch has samples, and 300 steps leave

@@ -1,0 +1,102 @@
+"""Ridge self-expression: C by one solve, in which every sample may use every other (least-squares regression).
+
+The C of ``min ‖Z − CZ‖² + λ‖C‖²``, ``c_ii = 0`` (Lu et al., ECCV 2012), for the samples as centred unit rows: the
+formula and its cost are in `dsc.ridge`. λ = N / K, for which a C that averages over each cluster costs as much as it
+explains (see `dsc.presets.LossWeights.scale_free`), whatever the data.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dsc.methods.method import ClosedFormMethod, Model, Pretrained, Problem
+from dsc.presets import Preset
+from dsc.ridge import strongest_ridge, unit_rows
+
+
+@dataclass(frozen=True)
+class RidgeMethod(ClosedFormMethod):
+    """Settings of ridge self-expression; see `dsc.RidgeSubspaceClustering`. ValueError for one out of range.
+
+    regularisation: λ in units of N / K. strongest: entries of each row of ``C + Cᵀ`` that are kept, see
+    `dsc.ridge.strongest_ridge`; the graph has 5.
+    """
+
+    name: ClassVar[str] = "ridge"
+    title: ClassVar[str] = "Ridge"
+    summary: ClassVar[str] = "closed form: each sample by all others, least squares with a ridge; O(N) memory"
+    regularisation: float = 1.0
+    strongest: int = 20
+
+    def __post_init__(self) -> None:
+        if isinstance(self.regularisation, bool) or not isinstance(self.regularisation, numbers.Real):
+            raise TypeError(f"Ridge: regularisation: expected a number, got {self.regularisation!r}")
+        if not 0 < self.regularisation < math.inf:
+            raise ValueError(f"Ridge: regularisation: expected a finite number > 0, got {self.regularisation!r}")
+        if isinstance(self.strongest, bool) or not isinstance(self.strongest, numbers.Integral):
+            raise TypeError(f"Ridge: strongest: expected an integer, got {self.strongest!r}")
+        if self.strongest < 1:
+            raise ValueError(f"Ridge: strongest: expected at least 1, got {self.strongest}")
+
+    def adapted(self, preset: Preset) -> Preset:
+        return replace(preset, affinity="sparse")
+
+    def row_entries(self, n_samples: int) -> int:
+        return min(2 * self.strongest, n_samples - 1)  # in the mean
+
+    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> Ridge:
+        features = math.prod(problem.sample_shape)
+        lam = self.regularisation * problem.n_samples / problem.n_clusters
+        return Ridge(features, lam, min(self.strongest, problem.n_samples - 1))
+
+    def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> CentredRows:
+        return CentredRows(math.prod(sample_shape))
+
+
+class CentredRows(nn.Module):
+    """Samples (n, ...) to rows (n, f) of unit length, less the fitted samples' mean, of unit length again."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(features))
+
+    def fitted(self, x: Tensor) -> Tensor:
+        """Learns the mean of samples (N, ...) and returns their rows."""
+        rows, mean = unit_rows(x.flatten(1))
+        self.mean.copy_(mean)
+        return rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit_rows(x.flatten(1), self.mean)[0]
+
+
+class ClosedForm(Model):
+    """A model of centred unit rows, on which a formula gives C."""
+
+    encoder: CentredRows
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.encoder = CentredRows(features)
+
+    def latent(self, x: Tensor, batch_size: int) -> Tensor:
+        return self.encoder.fitted(x)
+
+
+class Ridge(ClosedForm):
+    """C (N, N) as CSR: of the whole minimiser the entries that `dsc.ridge.strongest_ridge` keeps."""
+
+    def __init__(self, features: int, lam: float, strongest: int) -> None:
+        super().__init__(features)
+        self.lam = lam
+        self.strongest = strongest
+
+    def coefficients(self, latent: Tensor) -> Tensor:
+        return strongest_ridge(latent, self.lam, self.strongest)
