@@ -21,7 +21,7 @@ from dsc.affinity import AFFINITIES, Graph, scipy_csr
 from dsc.clustering import ASSIGN_LABELS, cluster_coefficients
 from dsc.data import Dataset
 from dsc.features import FeatureConfig, FeatureMap, as_config, fitted
-from dsc.methods import METHODS, BDSCMethod, Method
+from dsc.methods import METHODS, BDSCMethod, ClosedFormMethod, Method
 from dsc.networks import Autoencoder
 from dsc.predictor import Predictor
 from dsc.presets import Affinity, AssignLabels, Preset, automatic, get_preset
@@ -185,9 +185,11 @@ def _alternatives(n: int, config: TrainConfig, affinity: str, place: str, availa
         fitting = fitting * 99 // 100  # near enough: within one in a hundred
     found = [f"fit up to {fitting} samples and label the rest with predict"] if fitting >= config.n_clusters else []
     others = {"affinity 'plain'": needed(n, affinity="plain")}
-    others.update({f"method {name}": needed(n, method()) for name, method in METHODS.items()})
+    for name, kind in METHODS.items():
+        method = kind()
+        others[f"method {name}"] = needed(n, method, method.adapted(config.preset).affinity)
     found += [f"{what} ({bytes_ / 2**30:.1f} GiB)" for what, bytes_ in others.items() if bytes_ < needed(n)]
-    return "; ".join([*found, "dsc.baselines.ridge_labels, closed-form self-expression in O(N) memory"])
+    return "; ".join(found)
 
 
 def _usable_device(device: str | None, owner: str) -> str:
@@ -267,6 +269,13 @@ def fit_method(
             raise TypeError(f"{owner}: {name}: expected an integer, got {value!r}")
         if value < least:
             raise ValueError(f"{owner}: {name}: expected at least {least}, got {value}")
+    closed_form = isinstance(method, ClosedFormMethod)
+    for name, given in (
+        ("preset", preset), ("batch_size", batch_size), ("epochs", epochs), ("lr", lr),
+        ("pretrain_steps", pretrain_steps), ("autoencoder", autoencoder),
+    ):  # fmt: skip
+        if closed_form and given is not None:
+            raise ValueError(f"{owner}: {name}: expected None, for a closed form trains nothing, got {given!r}")
     if n_clusters > n:
         raise ValueError(f"{owner}: n_clusters: expected at most the number of samples n_samples={n}, got {n_clusters}")
     if lr is not None and not (isinstance(lr, numbers.Real) and 0 < lr < float("inf")):
@@ -281,7 +290,7 @@ def fit_method(
     sample_shape = tuple(data.X.shape[1:])
     config = as_config(features)
     feature_map = None
-    if not config.changes_nothing:
+    if not config.changes_nothing or (closed_form and len(sample_shape) != 1):  # a closed form takes rows
         feature_map = FeatureMap(config, sample_shape, data.pixel_range).to(device)
         feature_map.check_count(n)
         sample_shape = (feature_map.dim,)
