@@ -17,7 +17,7 @@ import numbers
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,7 @@ class FeatureConfig:
     "efficientnet-lite0" or "timm:NAME", a frozen pre-trained network (:mod:`dsc.backbones`). All but "raw" take images.
     resize: size that images are resampled to, see `dsc.scattering.scattering_size` and `dsc.backbones.input_size`.
     weights: a file with those of the network, instead of the published ones.
+    per_image: divide the paths of scattering by their peak in each image, as published, instead of over the data.
     center: subtract the mean of the rows. pca: keep that many principal components, of the rows as they are unless
     centred. unit: scale the rows, in the end, to unit length; zero rows stay zero.
     """
@@ -57,6 +58,7 @@ class FeatureConfig:
     kind: str = "raw"
     resize: str = "auto"
     weights: str = ""
+    per_image: bool = False
     pca: int | None = None
     center: bool = False
     unit: bool = False
@@ -74,6 +76,8 @@ class FeatureConfig:
             )
         if self.kind in ("raw", "scattering") and self.weights:
             raise ValueError(f"features: weights: {self.kind!r} has none, got {self.weights!r}")
+        if self.kind != "scattering" and self.per_image:
+            raise ValueError(f"features: per_image: expected False, for {self.kind!r} has no paths")
         if self.pca is not None:
             if isinstance(self.pca, bool) or not isinstance(self.pca, numbers.Integral):
                 raise TypeError(f"features: pca: expected an integer or None, got {self.pca!r}")
@@ -98,14 +102,15 @@ def as_config(features: str | FeatureConfig | None) -> FeatureConfig:
 class FeatureMap(nn.Module):
     """Samples (n, *sample_shape), with values as in the data it was fitted to, to rows (n, dim) in float32.
 
-    Its state is what was learnt from the data, `mean` (f,) and `components` (f, pca) of the network's f numbers, and
-    the network's own. pixel_range: the scale of images' values, which a pre-trained network has to know. pretrained:
-    False leaves the network's weights to be loaded by the caller.
+    Its state is what was learnt from the data, of the network's f numbers `gain` (f,), `mean` (f,) and `components`
+    (f, pca), and the network's own. pixel_range: the scale of images' values, which a pre-trained network has to know.
+    pretrained: False leaves the network's weights to be loaded by the caller.
 
     Raises ValueError where samples of this shape cannot have these features, MissingExtraError where a package is
     missing, and what :func:`dsc.backbones.build_backbone` raises.
     """
 
+    gain: Tensor | None
     mean: Tensor | None
     components: Tensor | None
 
@@ -130,7 +135,7 @@ class FeatureMap(nn.Module):
                 "or features='raw' for feature vectors"
             )
         elif config.kind == "scattering":
-            scattering = Scattering(sample_shape, config.resize)
+            scattering = Scattering(sample_shape, config.resize, config.per_image)
             self.network, self.width = scattering, scattering.dim
         else:
             if pixel_range is None:
@@ -148,6 +153,8 @@ class FeatureMap(nn.Module):
             )
             self.network, self.width = backbone, backbone.dim
         self.dim = config.pca or self.width
+        scaled = isinstance(self.network, Scattering) and not config.per_image
+        self.register_buffer("gain", torch.zeros(self.width) if scaled else None)
         self.register_buffer("mean", torch.zeros(self.width) if config.center else None)
         self.register_buffer("components", torch.zeros(self.width, config.pca) if config.pca else None)
         self.requires_grad_(False)
@@ -184,10 +191,14 @@ class FeatureMap(nn.Module):
         return embedded
 
     def _finished(self, embedded: Tensor) -> Tensor:
-        rows = embedded if self.mean is None else embedded - self.mean
+        rows = self._shifted(embedded)
         if self.components is not None:
             rows = rows @ self.components
         return _unit_length(rows) if self.config.unit else rows
+
+    def _shifted(self, embedded: Tensor) -> Tensor:
+        rows = embedded if self.gain is None else embedded * self.gain
+        return rows if self.mean is None else rows - self.mean
 
     def check_count(self, n_samples: int) -> None:
         """Raises ValueError where so many samples are too few to be fitted to."""
@@ -224,8 +235,8 @@ class FeatureMap(nn.Module):
         self._check(X)
         n = len(X)
         self.check_count(n)
-        with _Waiting(n, self.width, scratch) as waiting:
-            total = np.zeros(self.width)
+        with _Waiting(self.width, scratch) as waiting:
+            total, peaks = np.zeros(self.width), np.zeros(self.width, np.float32)
             for part in _parts(n, _CHUNK):
                 embedded = self._embedded(torch.from_numpy(X[part])).cpu().numpy()
                 if not np.isfinite(embedded).all():
@@ -233,14 +244,23 @@ class FeatureMap(nn.Module):
                         f"features {self.config.kind!r}: not finite, of samples {part.start} to {part.stop}"
                     )
                 total += embedded.sum(axis=0, dtype=np.float64)
+                np.maximum(peaks, np.abs(embedded).max(axis=0), out=peaks)
                 waiting.append(embedded)
                 if callback is not None:
                     callback(Progress("features", part.stop, n, {}))
+            if self.gain is not None and isinstance(self.network, Scattering):
+                self.gain.copy_(self.network.gain(torch.from_numpy(peaks)))
+                total *= self.gain.cpu().numpy()
             if self.mean is not None:
                 self.mean.copy_(torch.from_numpy(total / n))
             if self.components is not None:
-                mean = None if self.mean is None else self.mean.cpu().numpy()
-                self.components.copy_(torch.from_numpy(_components(waiting, mean, self.components.shape[1])))
+
+                def shifted(part: slice) -> npt.NDArray[np.float64]:
+                    rows = torch.from_numpy(waiting.read(part)).to(self._device())
+                    return self._shifted(rows).double().cpu().numpy()
+
+                found = _components(shifted, n, self.width, self.components.shape[1])
+                self.components.copy_(torch.from_numpy(found))
             rows = np.empty((n, self.dim), np.float32)
             for part in _parts(n, _CHUNK):
                 rows[part] = self._finished(torch.from_numpy(waiting.read(part)).to(self._device())).cpu().numpy()
@@ -338,7 +358,7 @@ def _key(features: FeatureMap, data: Dataset) -> str:
 
 
 def _learnt(features: FeatureMap) -> dict[str, Tensor]:
-    pairs = {"mean": features.mean, "components": features.components}
+    pairs = {"gain": features.gain, "mean": features.mean, "components": features.components}
     return {name: tensor for name, tensor in pairs.items() if tensor is not None}
 
 
@@ -385,10 +405,9 @@ def _parts(n: int, size: int) -> Iterator[slice]:
 
 
 class _Waiting:
-    """Rows (n, f) float32 that wait for what has to be learnt from all of them: in memory, or many in a file."""
+    """Rows in float32 that wait for what has to be learnt from all of them: in memory, or many in a file."""
 
-    def __init__(self, n: int, width: int, scratch: Path | None) -> None:
-        self.n = n
+    def __init__(self, width: int, scratch: Path | None) -> None:
         self.width = width
         self.file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=None if scratch is None else str(scratch))
 
@@ -410,15 +429,11 @@ class _Waiting:
         return np.frombuffer(content, np.float32).reshape(-1, self.width)
 
 
-def _components(waiting: _Waiting, mean: npt.NDArray[np.float32] | None, count: int) -> npt.NDArray[np.float64]:
-    """The leading right singular vectors (f, count) of the rows less their mean."""
-    n, f = waiting.n, waiting.width
+def _components(
+    block: Callable[[slice], npt.NDArray[np.float64]], n: int, f: int, count: int
+) -> npt.NDArray[np.float64]:
+    """The leading right singular vectors (f, count) of rows (n, f), which come in blocks."""
     blocks = list(_parts(n, max(1, _BLOCK // f)))
-
-    def block(part: slice) -> npt.NDArray[np.float64]:
-        rows = waiting.read(part).astype(np.float64)
-        return rows if mean is None else rows - mean
-
     if f <= n:
         # Half of a product, and in place: the transposed block is in Fortran's order, as BLAS wants it.
         gram = np.zeros((f, f), order="F")

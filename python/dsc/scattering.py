@@ -1,9 +1,10 @@
 """Wavelet scattering of images: rows that barely change when an image is shifted or bent, without anything learnt.
 
-Owns the size images are brought to, the normalisation of paths and the import of kymatio (extra [scattering]), whose
-transform it is (Bruna & Mallat, IEEE TPAMI 35, 2013). Scales, angles, order and normalisation are those of the features
-that EnSC and SENet are published on (github.com/zhangsz1998/Self-Expressive-Network, feature_generation.py): J = 3,
-L = 8, order 2, of each image every path divided by the largest absolute value it takes.
+Owns the size images are brought to, the scale of paths and the import of kymatio (extra [scattering]), whose transform
+it is (Bruna & Mallat, IEEE TPAMI 35, 2013), with J = 3, L = 8 and order 2, as in the features that EnSC and SENet are
+published on. Those divide every path by its peak in each image (github.com/zhangsz1998/Self-Expressive-Network,
+feature_generation.py), which forgets how strong it is, and where a path has one place, as in images of 8 x 8, leaves
+nothing but ones. Here a path is divided by its peak over the data unless `per_image` asks for theirs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from dsc.backbones import MissingExtraError, parse_size
 
 SCALES = 3
 _CELL = 2**SCALES  # pixels a side that one coefficient stands for
+_PATHS = 1 + 8 * SCALES + 64 * SCALES * (SCALES - 1) // 2
 _LONGEST = 64  # of "auto": 64 places of 217 paths; twice the side is four times the features
-# A path this weak beside the image's mean intensity is rounding error, which dividing by its peak would magnify.
+# A path this weak beside the mean intensity is rounding error, which dividing by its peak would magnify.
 _SILENT = 1e-5
 
 
@@ -77,22 +79,35 @@ def _transform(size: tuple[int, int]) -> nn.Module:
 class Scattering(nn.Module):
     """Images (n, c, h, w) to rows (n, dim), dim = 217 c ⌊h/8⌋ ⌊w/8⌋ of the size they are resampled to.
 
-    Deterministic; about 3 ms an image of 32 x 32 on one core, in batches of a hundred. Raises MissingExtraError, and
-    ValueError as :func:`scattering_size`.
+    per_image: divide every path by the largest absolute value that it takes in the image. Deterministic; about 3 ms an
+    image of 32 x 32 on one core, in batches of a hundred. Raises MissingExtraError, and ValueError as
+    :func:`scattering_size`.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], resize: str = "auto") -> None:
+    def __init__(self, sample_shape: tuple[int, ...], resize: str = "auto", per_image: bool = False) -> None:
         super().__init__()
         channels, height, width = sample_shape
         self.size = scattering_size(resize, (height, width))
+        self.per_image = per_image
         self.transform: Any = _transform(self.size)
-        paths = 1 + 8 * SCALES + 64 * SCALES * (SCALES - 1) // 2
-        self.dim = channels * paths * math.prod(side // _CELL for side in self.size)
+        self.shape = (channels, _PATHS, *(side // _CELL for side in self.size))
+        self.dim = math.prod(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
         paths: Tensor = self.transform(x.contiguous())  # (n, c, 217, h/8, w/8)
-        peak = paths.abs().amax(dim=(3, 4), keepdim=True)
-        heard = peak > _SILENT * peak[:, :, :1]
-        return torch.where(heard, paths / peak.where(heard, 1.0), 0.0).flatten(1)
+        if self.per_image:
+            paths = paths * _gain(paths.abs().amax(dim=(3, 4), keepdim=True))
+        return paths.flatten(1)
+
+    def gain(self, peaks: Tensor) -> Tensor:
+        """What rows are multiplied by so that every path has the peak 1, given the peak (dim,) of each number."""
+        paths = peaks.reshape(1, *self.shape).amax(dim=(3, 4), keepdim=True)
+        return _gain(paths).expand(1, *self.shape).flatten()
+
+
+def _gain(peak: Tensor) -> Tensor:
+    """1 / peak (n, c, 217, 1, 1), 0 where a path is silent."""
+    heard = peak > _SILENT * peak[:, :, :1]
+    return torch.where(heard, 1.0 / peak.where(heard, 1.0), 0.0)

@@ -74,6 +74,7 @@ def fake_timm(monkeypatch):
         ({"pca": True}, TypeError, "pca: expected an integer"),
         ({"resize": "8x8"}, ValueError, "resize: expected 'auto', for raw samples"),
         ({"kind": "scattering", "resize": "8.5"}, ValueError, "resize: expected 'auto', a whole factor or HxW"),
+        ({"per_image": True}, ValueError, "per_image: expected False, for 'raw' has no paths"),
         ({"kind": "scattering", "weights": "a.pt"}, ValueError, "weights: 'scattering' has none"),
     ],
 )
@@ -229,26 +230,67 @@ def test_scattering_of_too_small_images():
         scattering_size("7x9", (28, 28))
 
 
-def test_scattering():
+@pytest.fixture
+def scattered():
+    """Three random images, a black and a grey one, in colour."""
     pytest.importorskip("kymatio", reason="needs the extra [scattering]")
-    had = hasattr(scipy.special, "sph_harm")
-    rng = np.random.default_rng(0)
-    images = rng.random((5, 3, 12, 16)).astype(np.float32)
-    images[3] = 0.0
-    images[4] = 0.5
-    data = load(images, pixel_range=(0.0, 1.0))
-    found, fitted = fit_features(data, "scattering")
-    assert hasattr(scipy.special, "sph_harm") == had  # nothing is left in SciPy
+    images = np.random.default_rng(0).random((5, 3, 12, 16)).astype(np.float32)
+    images[3], images[4] = 0.0, 0.5
+    return load(images, pixel_range=(0.0, 1.0))
+
+
+def paths_of(found):
+    """Peaks (n, colours, paths)."""
     assert found.X.shape == (5, 3 * 217 * 2 * 2) and np.isfinite(found.X).all()
-    paths = np.abs(found.X.reshape(5, 3, 217, 4)).max(axis=3)
-    np.testing.assert_allclose(paths[:3], 1.0, rtol=1e-6)  # every path by its own peak
+    return np.abs(found.X.reshape(5, 3, 217, 4)).max(axis=3)
+
+
+def test_paths_are_scaled_over_the_data(scattered):
+    had = hasattr(scipy.special, "sph_harm")
+    found, fitted = fit_features(scattered, "scattering")
+    assert hasattr(scipy.special, "sph_harm") == had  # nothing is left in SciPy
+    paths = paths_of(found)
+    np.testing.assert_allclose(paths.max(axis=0), 1.0, rtol=1e-6)
     assert not paths[3].any()
-    np.testing.assert_allclose(paths[4], np.eye(217)[:1].repeat(3, axis=0), atol=1e-6)  # no waves in a plain image
-    # Brightness plays no part, and a shift by one pixel a small one: far less than another image.
-    np.testing.assert_allclose(fitted.transform(images[:1] / 3), found.X[:1], atol=1e-4)
+    assert paths[4, :, 1:].max() < 1e-3 < paths[4, :, 0].min()  # no waves in a plain image
+    np.testing.assert_array_equal(fitted.transform(scattered.X), found.X)
+    np.testing.assert_allclose(fitted.transform(scattered.X[:1] / 3), found.X[:1] / 3, atol=1e-6)
+    again = FeatureMap(fitted.config, fitted.sample_shape, fitted.pixel_range)
+    again.load_state_dict(fitted.state_dict())
+    np.testing.assert_array_equal(again.transform(scattered.X), found.X)
+
+
+def test_paths_are_scaled_in_each_image(scattered):
+    found, fitted = fit_features(scattered, FeatureConfig("scattering", per_image=True))
+    paths = paths_of(found)
+    np.testing.assert_allclose(paths[:3], 1.0, rtol=1e-6)
+    assert not paths[3].any()
+    np.testing.assert_allclose(paths[4], np.eye(217)[:1].repeat(3, axis=0), atol=1e-6)
+    np.testing.assert_allclose(fitted.transform(scattered.X[:1] / 3), found.X[:1], atol=1e-4)
+
+
+def test_paths_that_are_silent_in_all_the_data_are_zero(scattered):
+    plain = dataclasses.replace(scattered, X=scattered.X[[3, 4, 4]])
+    found, _ = fit_features(plain, "scattering")
+    np.testing.assert_allclose(found.X[1].reshape(3, 217, 4)[:, 0], 1.0, rtol=1e-5)
+    assert not found.X.reshape(3, 3, 217, 4)[:, :, 1:].any()
+
+
+def test_components_are_those_of_the_scaled_paths(scattered, monkeypatch):
+    rows, _ = fit_features(scattered, FeatureConfig("scattering"))
+    monkeypatch.setattr(features, "_BLOCK", 2 * rows.X.shape[1])
+    direct, _ = fit_features(rows, FeatureConfig(pca=3, center=True))
+    found, _ = fit_features(scattered, FeatureConfig("scattering", pca=3, center=True))
+    np.testing.assert_allclose(found.X, direct.X, atol=1e-4)
+
+
+def test_a_shift_changes_scattering_far_less_than_another_image_does():
+    pytest.importorskip("kymatio", reason="needs the extra [scattering]")
     smooth = np.cos(np.arange(16)[None] / 2 + np.arange(16)[:, None] / 3).astype(np.float32) + 1
-    pair = load(np.stack([smooth, np.roll(smooth, 1, axis=1), rng.random((16, 16)).astype(np.float32)]))
-    X = fit_features(pair, FeatureConfig("scattering", unit=True))[0].X
+    other = np.random.default_rng(0).random((16, 16)).astype(np.float32)
+    X = fit_features(
+        load(np.stack([smooth, np.roll(smooth, 1, axis=1), other])), FeatureConfig("scattering", unit=True)
+    )[0].X
     assert X[0] @ X[1] > 0.95 > X[0] @ X[2]
 
 
