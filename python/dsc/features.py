@@ -259,7 +259,8 @@ class FeatureMap(nn.Module):
                     rows = torch.from_numpy(waiting.read(part)).to(self._device())
                     return self._shifted(rows).double().cpu().numpy()
 
-                found = _components(shifted, n, self.width, self.components.shape[1])
+                subtracted = 0.0 if self.mean is None else n * float(self.mean.double().square().sum())
+                found = _components(shifted, n, self.width, self.components.shape[1], subtracted)
                 self.components.copy_(torch.from_numpy(found))
             rows = np.empty((n, self.dim), np.float32)
             for part in _parts(n, _CHUNK):
@@ -430,9 +431,12 @@ class _Waiting:
 
 
 def _components(
-    block: Callable[[slice], npt.NDArray[np.float64]], n: int, f: int, count: int
+    block: Callable[[slice], npt.NDArray[np.float64]], n: int, f: int, count: int, subtracted: float
 ) -> npt.NDArray[np.float64]:
-    """The leading right singular vectors (f, count) of rows (n, f), which come in blocks."""
+    """The leading right singular vectors (f, count) of rows (n, f), which come in blocks.
+
+    subtracted: what centring took from the sum of their squares.
+    """
     blocks = list(_parts(n, max(1, _BLOCK // f)))
     if f <= n:
         # Half of a product, and in place: the transposed block is in Fortran's order, as BLAS wants it.
@@ -445,18 +449,18 @@ def _components(
             rows = block(part)
             for other in blocks[: i + 1]:
                 gram[part, other] = rows @ block(other).T
-    side = len(gram)
+    side, energy = len(gram), np.trace(gram) + subtracted
     values, vectors = scipy.linalg.eigh(
         gram, lower=True, overwrite_a=True, check_finite=False, subset_by_index=(side - count, side - 1)
     )
     values, vectors = values[::-1], vectors[:, ::-1]
-    # Rows and their mean are rounded to float32: a value of zero becomes one of this size, with an arbitrary vector.
-    zero = values <= values[0] * max(n, f) * np.finfo(np.float32).eps ** 2
+    # Rows and their mean were rounded to float32: a value up to the energy of those errors belongs to them.
+    zero = values <= energy * np.finfo(np.float32).eps ** 2
     if f > n:
-        weights = vectors / np.sqrt(np.where(zero, 1.0, values))
-        vectors = np.zeros((f, count))
+        weights, vectors = vectors, np.zeros((f, count))
         for part in blocks:
             vectors += block(part).T @ weights[part]
+        vectors /= np.where(zero, 1.0, np.linalg.norm(vectors, axis=0))
     peak = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
     found: npt.NDArray[np.float64] = np.where(zero, 0.0, np.where(peak < 0, -vectors, vectors))
     return found
