@@ -1,6 +1,6 @@
 """dsc: deep subspace clustering of images and features by mini-batch, on the kernels of `dsc_ext`.
 
-    BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
+    RidgeSubspaceClustering, BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
                            scikit-learn estimators; `dsc fit --method` on the command line
     fit_method             the function behind them
     FeatureConfig, fit_features
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, SENet
+    from dsc.estimators import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, RidgeSubspaceClustering, SENet
     from dsc.features import FeatureConfig, fit_features
     from dsc.metrics import evaluate
     from dsc.pipeline import fit_method
@@ -43,6 +43,7 @@ _HOME = {
     "SSCN": "estimators",
     "SENet": "estimators",
     "EnergySubspaceClustering": "estimators",
+    "RidgeSubspaceClustering": "estimators",
     "fit_method": "pipeline",
     "Predictor": "predictor",
     "FeatureConfig": "features",
@@ -67,6 +68,7 @@ __all__ = [
     "EnergySubspaceClustering",
     "FeatureConfig",
     "Predictor",
+    "RidgeSubspaceClustering",
     "SENet",
     "__version__",
     "cluster_coefficients",

@@ -178,15 +178,20 @@ def neighbour_affinity(
     owner = "neighbour_affinity"
     if isinstance(n_neighbours, bool) or not isinstance(n_neighbours, numbers.Integral) or n_neighbours < 1:
         raise ValueError(f"{owner}: n_neighbours must be an integer >= 1, got {n_neighbours!r}")
-    found = _nearest_rows(coefficients, 4 * int(n_neighbours), owner)
-    most = found.shape[1]
-    for k in range(min(int(n_neighbours), most), most + 1):
-        near = found[:, :k].contiguous()
-        W = scipy_csr(dsc_ext.symmetrize_affinity(torch.ones(near.shape), near))
-        pieces = np.bincount(connected_components(W, directed=False)[1])
-        if (pieces > 1).sum() <= n_clusters:
-            break
+    k = int(n_neighbours)
+    W, pieces = _joined(_nearest_rows(coefficients, k, owner))
+    if pieces > n_clusters:
+        found = _nearest_rows(coefficients, 4 * k, owner)
+        while pieces > n_clusters and k < found.shape[1]:
+            k += 1
+            W, pieces = _joined(found[:, :k].contiguous())
     return W
+
+
+def _joined(near: torch.Tensor) -> tuple[scipy.sparse.csr_array, int]:
+    """The graph of neighbours (N, k), and how many pieces of two samples and more it has."""
+    W = scipy_csr(dsc_ext.symmetrize_affinity(torch.ones(near.shape), near))
+    return W, int((np.bincount(connected_components(W, directed=False)[1]) > 1).sum())
 
 
 def _nearest_rows(coefficients: Coefficients, k: int, owner: str) -> torch.Tensor:
@@ -222,6 +227,42 @@ def _nearest_sparse_rows(C: scipy.sparse.csr_array, k: int) -> torch.Tensor:
         cosine.data[cosine.indices == np.repeat(rows, np.diff(cosine.indptr))] = 0.0
         parts.append(_largest_of_rows(cosine, k)[1])
     return torch.cat(parts)
+
+
+def coefficient_affinity(
+    coefficients: Coefficients,
+    n_clusters: int,
+    *,
+    affinity: str = "post",
+    threshold: float = 0.04,
+    subspace_dim: int = 12,
+    power: float = 8.0,
+    unit_diagonal: bool = False,
+    n_neighbours: int = NEIGHBOURS,
+) -> Graph:
+    """The graph (N, N) of coefficients (N, N), dense or sparse, in one of four ways.
+
+    affinity: ``"post"`` (:func:`post_affinity`, with `threshold`, `subspace_dim`, `power`, `unit_diagonal`),
+    ``"plain"`` (:func:`plain_affinity`), ``"sparse"`` (:func:`sparse_affinity`) or ``"neighbours"``
+    (:func:`neighbour_affinity`, with `n_neighbours`). The last two give a CSR matrix, and all but the first keep a
+    sparse C sparse.
+    """
+    if affinity == "post":
+        return post_affinity(
+            coefficients,
+            n_clusters,
+            threshold=threshold,
+            subspace_dim=subspace_dim,
+            power=power,
+            unit_diagonal=unit_diagonal,
+        )
+    if affinity == "plain":
+        return plain_affinity(coefficients)
+    if affinity == "sparse":
+        return sparse_affinity(coefficients)
+    if affinity == "neighbours":
+        return neighbour_affinity(coefficients, n_clusters, n_neighbours)
+    raise ValueError(f"coefficient_affinity: affinity must be one of {AFFINITIES}, got {affinity!r}")
 
 
 def blas_threads(n: int) -> threadpool_limits:

@@ -91,15 +91,17 @@ BASELINES: dict[str, Callable[[npt.ArrayLike, int, int], Array]] = {
 
 
 def run_baselines(
-    X: npt.ArrayLike, n_clusters: int, seed: int = 0, labels: npt.ArrayLike | None = None
+    X: npt.ArrayLike, n_clusters: int, seed: int = 0, labels: npt.ArrayLike | None = None, *, without: str | None = None
 ) -> list[Record]:
-    """Every baseline on X (N, ...), as records of the same shape as the method's own.
+    """Every baseline on X (N, ...) but the one called `without`, as records of the same shape as the method's own.
 
     A :class:`dsc.metrics.Record` holds ``method``, ``acc``, ``nmi``, ``ari`` (None where `labels` is None) and
     ``seconds``. Deterministic for a given `seed`.
     """
     records = []
     for name, baseline in BASELINES.items():
+        if name == without:
+            continue
         start = time.perf_counter()
         found = baseline(X, n_clusters, seed)
         records.append(make_record(name, found, labels, time.perf_counter() - start))

@@ -23,6 +23,7 @@ from rich.table import Table
 import dsc
 
 if TYPE_CHECKING:
+    from dsc.auto import Choice
     from dsc.data import Dataset
     from dsc.methods import Method
     from dsc.metrics import Record
@@ -42,7 +43,7 @@ app = typer.Typer(
 
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
-MethodName = Literal["bdsc", "dscnet", "clbdsc", "sscn", "senet", "energy"]
+MethodName = Literal["auto", "ridge", "bdsc", "dscnet", "clbdsc", "sscn", "senet", "energy"]
 ExperimentName = Literal["table1", "figure4", "consistency", "anchor", "sscn"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
 AffinityName = Literal["post", "plain", "sparse", "neighbours"]
@@ -237,6 +238,22 @@ def _method(name: str, settings: list[str]) -> Method:
     return METHODS[name](**values)
 
 
+def _reasons(choice: Choice) -> str:
+    """What was chosen and why, in a line."""
+    line = f"method {choice.method.name}, features {choice.features.kind}"
+    if choice.cuts:
+        cuts = ", ".join(f"{kind} {cut:.4f}" for kind, cut in choice.cuts.items())
+        line += f" (normalised cut a cluster, smaller is better: {cuts})"
+    return line
+
+
+def _trust(result: FitResult) -> str:
+    """What the clustering says of itself, without true labels."""
+    return (
+        f"stability {result.spectral.stability:.2f} of 1: how far the labels agree with those from fewer eigenvectors"
+    )
+
+
 def _comparison(records: list[Record], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("method")
@@ -316,19 +333,25 @@ def fit(
         int | None,
         typer.Option("--n-clusters", "-k", min=1, help="Default: as many as the data have labels."),
     ] = None,
-    method: Annotated[MethodName, typer.Option(help="See `dsc methods`.")] = "bdsc",
+    method: Annotated[
+        MethodName | None,
+        typer.Option(
+            help="See `dsc methods`. Default: auto, a closed form on the features that suit it best; bdsc where a "
+            "setting of training is given."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the method, as `dsc methods` lists them.", metavar="NAME=VALUE"),
     ] = None,
     features: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What the method gets: the samples as they are, wavelet scattering, or a frozen pre-trained network's "
-            "rows. Kept in a cache, see DSC_FEATURE_CACHE.",
+            "rows. Default: raw, or with auto what cuts best. Kept in a cache, see DSC_FEATURE_CACHE.",
             metavar="raw|scattering|efficientnet-lite0|timm:NAME",
         ),
-    ] = "raw",
+    ] = None,
     feature_size: Annotated[
         str, typer.Option(help="Size that images are resampled to for features.", metavar="auto|FACTOR|HxW")
     ] = "auto",
@@ -404,17 +427,24 @@ def fit(
     with _guarded(messages, resume_command), _one_line_warnings(messages) as warned:
         import torch
 
+        from dsc.auto import choose
         from dsc.baselines import run_baselines
         from dsc.data import load
         from dsc.features import FeatureConfig, default_cache
+        from dsc.methods import ClosedFormMethod, RidgeMethod
         from dsc.metrics import make_record
         from dsc.pipeline import fit_method
         from dsc.report import is_complete, write_run
 
         if threads is not None:
             torch.set_num_threads(threads)
-        chosen_method = _method(method, settings or [])
-        representation = FeatureConfig(features, feature_size, pca=pca, center=center, unit=unit)
+        trains = any(value is not None for value in (preset, batch_size, epochs, lr, pretrain_steps, settings))
+        name = method or ("bdsc" if trains else "auto")
+        given_method = None if name == "auto" else _method(name, settings or [])
+        if given_method is None and settings:
+            raise ValueError("--set: expected none with --method auto; name the method")
+        representation = FeatureConfig(features or "raw", feature_size, pca=pca, center=center, unit=unit)
+        free = features is None and representation.changes_nothing
         dataset = load(
             data,
             image_shape=_integers("--image-shape", image_shape, (2, 3), "HxW or C,H,W"),
@@ -434,11 +464,27 @@ def fit(
             markup=False,
             highlight=False,
         )
-        as_published = data == "digits" and representation.changes_nothing
-        chosen = preset or ("digits" if as_published else None)
         checkpoint = directory / CHECKPOINT
         show: _Bars | _Lines = _Bars(messages) if messages.is_terminal else _Lines(messages)
         with show, threadpool_limits(limits=threads):
+            choice = None
+            if given_method is None:
+                choice = choose(
+                    dataset,
+                    count,
+                    features=None if free else representation,
+                    seed=seed,
+                    device=device or "cpu",
+                    cache=default_cache(),
+                    callback=show.epoch,
+                )
+                chosen_method, representation = choice.method, choice.features
+                show.step(_reasons(choice))
+            else:
+                chosen_method = given_method
+            as_published = data == "digits" and representation.changes_nothing
+            deep = not isinstance(chosen_method, ClosedFormMethod)
+            chosen = preset or ("digits" if as_published and deep else None)
             result = fit_method(
                 dataset,
                 count,
@@ -467,7 +513,8 @@ def fit(
             others: list[Record] = []
             if baselines:
                 show.step("baselines on the same input")
-                others = run_baselines(result.data.X, count, seed, dataset.labels)
+                same = "ridge" if isinstance(chosen_method, RidgeMethod) else None
+                others = run_baselines(result.data.X, count, seed, dataset.labels, without=same)
             show.step("writing results")
             shows_images = dataset.image_shape is not None and dataset.image_shape[0] in (1, 3)
             directory.mkdir(parents=True, exist_ok=True)
@@ -479,7 +526,12 @@ def fit(
                 affinity=result.affinity,
                 method=record,
                 baselines=others,
-                config={**_settings(dataset, data, count, seed, result), "warnings": own_warnings},
+                config={
+                    **_settings(dataset, data, count, seed, result),
+                    "choice": None if choice is None else {"normalized_cuts": choice.cuts},
+                    "warnings": own_warnings,
+                },
+                diagnostics={"stability": result.spectral.stability, "normalized_cut": result.spectral.normalized_cut},
                 pretraining=result.training.pretraining,
                 history=result.training.history,
                 images=dataset.X if shows_images else None,
@@ -491,6 +543,7 @@ def fit(
         if dataset.labels is None:
             title += " (no true labels: nothing to compare with)"
         results.print(_comparison([record, *others], title))
+        results.print(_trust(result), markup=False, highlight=False, soft_wrap=True)
         results.print(f"results in {directory}", markup=False, highlight=False, soft_wrap=True)
 
 

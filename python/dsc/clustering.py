@@ -20,17 +20,7 @@ from sklearn.cluster._spectral import cluster_qr, discretize
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from dsc.affinity import (
-    AFFINITIES,
-    Array,
-    Coefficients,
-    Graph,
-    check_count,
-    neighbour_affinity,
-    plain_affinity,
-    post_affinity,
-    sparse_affinity,
-)
+from dsc.affinity import Array, Coefficients, Graph, check_count, coefficient_affinity
 from dsc.spectral import SpectralEmbedding, checked_graph, embed, graph_components
 
 ASSIGN_LABELS = ("kmeans", "discretize", "cluster_qr")
@@ -270,40 +260,14 @@ def cluster_coefficients(
     coefficients: Coefficients,
     n_clusters: int,
     *,
-    affinity: str = "post",
-    threshold: float = 0.04,
-    subspace_dim: int = 12,
-    power: float = 8.0,
-    unit_diagonal: bool = False,
     n_eigenvectors: int | None = None,
     assign_labels: str = "discretize",
     seed: int = 0,
+    **graph: Any,
 ) -> tuple[Array, Graph]:
-    """Coefficient matrix (N, N) to ``(labels, affinity)``: the one path every method shares.
-
-    coefficients: dense, `torch.sparse_csr` or SciPy sparse. affinity: ``"post"`` (:func:`post_affinity`, with
-    `threshold`, `subspace_dim`, `power`, `unit_diagonal`; the others do not use those four), ``"plain"``
-    (:func:`plain_affinity`), ``"sparse"`` (:func:`sparse_affinity`) or ``"neighbours"`` (:func:`neighbour_affinity`).
-    The last two give a CSR matrix, and all but the first keep a sparse C sparse. The rest goes to
-    :func:`spectral_clustering`.
+    """Coefficient matrix (N, N) to ``(labels, affinity)``: :func:`dsc.affinity.coefficient_affinity`, which takes
+    `graph`, then :func:`spectral_clustering`.
     """
-    W: Graph
-    if affinity == "post":
-        W = post_affinity(
-            coefficients,
-            n_clusters,
-            threshold=threshold,
-            subspace_dim=subspace_dim,
-            power=power,
-            unit_diagonal=unit_diagonal,
-        )
-    elif affinity == "plain":
-        W = plain_affinity(coefficients)
-    elif affinity == "sparse":
-        W = sparse_affinity(coefficients)
-    elif affinity == "neighbours":
-        W = neighbour_affinity(coefficients, n_clusters)
-    else:
-        raise ValueError(f"cluster_coefficients: affinity must be one of {AFFINITIES}, got {affinity!r}")
+    W = coefficient_affinity(coefficients, n_clusters, **graph)
     labels = spectral_clustering(W, n_clusters, n_eigenvectors=n_eigenvectors, assign_labels=assign_labels, seed=seed)
     return labels, W

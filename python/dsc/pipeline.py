@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dsc.affinity import AFFINITIES, Graph, scipy_csr
-from dsc.clustering import ASSIGN_LABELS, cluster_coefficients
+from dsc.affinity import AFFINITIES, Graph, coefficient_affinity, scipy_csr
+from dsc.clustering import ASSIGN_LABELS, SpectralLabels, spectral_labels
 from dsc.data import Dataset
 from dsc.features import FeatureConfig, FeatureMap, as_config, fitted
 from dsc.methods import METHODS, BDSCMethod, ClosedFormMethod, Method
@@ -49,7 +49,7 @@ _DENSE_LIMIT = 8192
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """From C to labels; see :func:`dsc.clustering.cluster_coefficients` for each setting."""
+    """From C to labels: :func:`dsc.affinity.coefficient_affinity`, then :func:`dsc.clustering.spectral_clustering`."""
 
     affinity: Affinity
     threshold: float
@@ -65,9 +65,10 @@ class FitResult:
     """What a run found and every setting it ran with.
 
     labels: (N,) int64. affinity: (N, N), dense or CSR. training: C, the network and the history. feature_config: what
-    the method was given instead of the samples. seconds: wall time of features, of training and of C to labels.
-    spectral_labels: those of spectral clustering; `labels` are the same, or for some methods the predictor's.
-    predictor: what labels new samples. data: what the method was given.
+    the method was given instead of the samples. seconds: wall time of features, of training, of C to the graph and
+    of that to labels.
+    spectral: labels of spectral clustering, and what can be said of them without the true ones; `labels` are the same,
+    or for some methods the predictor's. predictor: what labels new samples. data: what the method was given.
     """
 
     labels: npt.NDArray[np.int64]
@@ -77,7 +78,7 @@ class FitResult:
     feature_config: FeatureConfig
     label_config: LabelConfig
     seconds: dict[str, float]
-    spectral_labels: npt.NDArray[np.int64]
+    spectral: SpectralLabels
     predictor: Predictor
     data: Dataset
 
@@ -347,16 +348,19 @@ def fit_method(
     embedded = time.perf_counter()
     training = fit(data, train_config, autoencoder=autoencoder, checkpoint=checkpoint, resume=resume, callback=callback)
     trained = time.perf_counter()
-    spectral, W = cluster_coefficients(
-        training.coefficients, int(n_clusters), seed=seed, **dataclasses.asdict(label_config)
-    )
-    predictor = Predictor.fitted(data, train_config, training, spectral, generator_for(seed, CLASSIFIER))
-    labels = predictor.predict(data.X) if method.labels_by_classifier else spectral
+    graph = dataclasses.asdict(label_config)
+    labelling = {name: graph.pop(name) for name in ("n_eigenvectors", "assign_labels")}
+    W = coefficient_affinity(training.coefficients, int(n_clusters), **graph)
+    joined = time.perf_counter()
+    spectral = spectral_labels(W, int(n_clusters), seed=seed, **labelling)
+    predictor = Predictor.fitted(data, train_config, training, spectral.labels, generator_for(seed, CLASSIFIER))
+    labels = predictor.predict(data.X) if method.labels_by_classifier else spectral.labels
     if feature_map is not None:
         predictor = predictor.behind(feature_map)
     seconds = {
         "features": embedded - start,
         "training": trained - embedded,
-        "labels": time.perf_counter() - trained,
+        "affinity": joined - trained,
+        "labels": time.perf_counter() - joined,
     }
     return FitResult(labels, W, training, train_config, config, label_config, seconds, spectral, predictor, data)

@@ -93,6 +93,7 @@ def write_run(
     config: Mapping[str, Any],
     pretraining: Sequence[Mapping[str, float]],
     history: Sequence[Mapping[str, float]],
+    diagnostics: Mapping[str, float],
     images: Array | None = None,
 ) -> Path:
     """Writes a run into `directory` (made if missing) and returns its path.
@@ -102,11 +103,12 @@ def write_run(
                       `scipy.sparse.save_npz` writes it, for `scipy.sparse.load_npz`
     affinity.npz      array `affinity` (N, N), or sparse likewise
     metrics.json      the method's record (method, acc, nmi, ari, seconds; the three null without
-                      true labels) and under `baselines` a list of records of the same shape
+                      true labels), under `baselines` a list of records of the same shape, and under
+                      `diagnostics` what can be said without true labels
     config.json       `config` as given, and `versions`
     history.json      `pretraining` and `training`: one object an epoch
-    plots/            loss.png, affinity.png (sorted by cluster), clusters.png (only with `images`
-                      (N, c, h, w), c = 1 or 3)
+    plots/            loss.png (where something was trained), affinity.png (sorted by cluster),
+                      clusters.png (only with `images` (N, c, h, w), c = 1 or 3)
 
     Files of these names are replaced one by one, each atomically; metrics.json goes first and comes
     last. Raises ValueError where lengths disagree or a value is not finite (JSON has no NaN).
@@ -134,16 +136,15 @@ def write_run(
 
     plots = out / "plots"
     plots.mkdir(exist_ok=True)
-    draw: dict[str, Callable[[], Figure]] = {
-        "loss.png": lambda: loss_figure(pretraining, history),
-        "affinity.png": lambda: affinity_figure(affinity, labels),
-    }
+    draw: dict[str, Callable[[], Figure]] = {"affinity.png": lambda: affinity_figure(affinity, labels)}
+    if pretraining or history:
+        draw["loss.png"] = lambda: loss_figure(pretraining, history)
     if images is not None:
         draw["clusters.png"] = lambda: clusters_figure(images, labels)
     for name, figure in draw.items():
         with replacing(plots / name) as temporary:
             figure().savefig(temporary, format="png", dpi=150)
-    write_json(out / _METRICS, {**method, "baselines": list(baselines)})
+    write_json(out / _METRICS, {**method, "baselines": list(baselines), "diagnostics": dict(diagnostics)})
     return out
 
 

@@ -18,7 +18,7 @@ import pytest
 from dsc.affinity import AFFINITIES
 from dsc.clustering import ASSIGN_LABELS
 from dsc.experiments import NAMES
-from dsc.methods import METHODS
+from dsc.methods import METHODS, ClosedFormMethod
 from dsc.presets import PRESETS
 from typer.testing import CliRunner
 
@@ -104,7 +104,7 @@ def test_default_directory_and_default_preset(monkeypatch, tmp_path):
         raise ValueError("far enough")
 
     monkeypatch.setattr("dsc.pipeline.fit_method", stop)
-    result = run("fit", "--data", "digits")
+    result = run("fit", "--data", "digits", "--method", "bdsc")
     assert result.exit_code == 2
     assert flat(result.stderr).endswith("error: far enough")
     assert (seen["preset"], seen["n_clusters"]) == ("digits", 10)
@@ -246,8 +246,24 @@ def test_import_and_help_load_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
+def test_with_no_other_word_a_closed_form_is_fitted(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    result = run("fit", "--data", "digits", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "method ridge, features raw" in result.stderr
+    assert re.search(r"stability 0\.\d\d of 1", result.stdout)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["acc"] > 0.92
+    assert 0 < metrics["diagnostics"]["normalized_cut"] < 1
+    assert [b["method"] for b in metrics["baselines"]] == ["k-means", "k-means, unit rows", "5-NN graph"]
+    assert not (out / "plots" / "loss.png").exists()
+    named = run("fit", "--data", "digits", "--out", tmp_path / "named", "--set", "gradient=detach", "--method", "auto")
+    assert named.exit_code == 2
+    assert "--set: expected none with --method auto" in named.stderr
+
+
 def test_methods_are_those_of_the_package_and_listed_with_their_settings():
-    assert typing.get_args(cli.MethodName) == tuple(METHODS)
+    assert typing.get_args(cli.MethodName) == ("auto", *METHODS)
     listed = run("methods")
     assert listed.exit_code == 0
     for name, method in METHODS.items():
@@ -264,7 +280,8 @@ OWN = {"senet": ["--epochs", 200, "--set", "width=64"], "clbdsc": ["--set", "bac
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_a_model_that_labels_new_samples(images, tmp_path, method):
     out = tmp_path / "run"
-    options = [*QUICK, *OWN.get(method, [])]
+    quick = [] if issubclass(METHODS[method], ClosedFormMethod) else QUICK
+    options = [*quick, *OWN.get(method, [])]
     result = run("fit", "--data", images, "--method", method, "--out", out, "--no-baselines", *options)
     assert result.exit_code == 0, result.output
     assert METHODS[method].title in result.stdout

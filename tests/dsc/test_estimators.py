@@ -4,7 +4,16 @@ import dsc.pipeline as pipeline
 import numpy as np
 import pytest
 import torch
-from dsc import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, Predictor, SENet
+from dsc import (
+    BDSC,
+    CLBDSC,
+    SSCN,
+    DSCNet,
+    EnergySubspaceClustering,
+    Predictor,
+    RidgeSubspaceClustering,
+    SENet,
+)
 from dsc.data import load
 from dsc.methods import BDSCMethod, DSCNetMethod
 from dsc.metrics import clustering_accuracy
@@ -29,6 +38,7 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
         CLBDSC(),
         EnergySubspaceClustering(epochs=20, pretrain_steps=40),
         SENet(width=16, n_steps=100),
+        RidgeSubspaceClustering(),
     ],
 )
 def test_scikit_learn_checks(estimator, check):

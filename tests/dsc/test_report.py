@@ -25,6 +25,7 @@ def contents(n=24, sparse=False, with_images=True, **changes):
         "config": {"seed": 0, "data": {"name": "x"}},
         "pretraining": [{"epoch": 1, "rmse": 0.5}, {"epoch": 2, "rmse": 0.25}],
         "history": [{"epoch": 1, "loss": 2.0, "reconstruction": 2.0, "coefficients": 0.0}],
+        "diagnostics": {"stability": 0.5},
         "images": rng.random((n, 1, 6, 5)) if with_images else None,
     }
     return {**arguments, **changes}
@@ -47,6 +48,7 @@ def test_files_read_back_without_pickle(tmp_path, sparse):
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["method"], metrics["acc"]) == ("BDSC", 1.0)
     assert metrics["baselines"][0]["acc"] is None
+    assert metrics["diagnostics"] == {"stability": 0.5}
     assert list(metrics["baselines"][0]) == list(given["method"])
     config = json.loads((out / "config.json").read_text())
     assert config["seed"] == 0
@@ -55,6 +57,11 @@ def test_files_read_back_without_pickle(tmp_path, sparse):
     assert history["pretraining"] == given["pretraining"]
     assert history["training"] == given["history"]
     assert report.is_complete(out)
+
+
+def test_a_closed_form_has_no_loss_to_draw(tmp_path):
+    out = report.write_run(tmp_path, **contents(pretraining=[], history=[]))
+    assert not (out / "plots" / "loss.png").exists()
 
 
 @pytest.mark.parametrize("images", [True, False])

@@ -1,4 +1,4 @@
-"""Ridge self-expression: its coefficients against the constrained least squares, row by row; the estimator; new samples."""
+"""Ridge self-expression: its C against the constrained least squares, row by row; new samples; hard input."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from dsc.methods import RidgeMethod
 from dsc.metrics import clustering_accuracy, evaluate
 from dsc.pipeline import fit_method, required_bytes
 from dsc.predictor import Predictor
-from dsc.ridge import ridge_coefficients, strongest_ridge, unit_rows
+from dsc.ridge import ridge_coefficients, strongest_ridge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,7 +4,8 @@ from dsc.estimators.bdsc import BDSC
 from dsc.estimators.clbdsc import CLBDSC
 from dsc.estimators.dscnet import DSCNet
 from dsc.estimators.energy import EnergySubspaceClustering
+from dsc.estimators.ridge import RidgeSubspaceClustering
 from dsc.estimators.senet import SENet
 from dsc.estimators.sscn import SSCN
 
-__all__ = ["BDSC", "CLBDSC", "SSCN", "DSCNet", "EnergySubspaceClustering", "SENet"]
+__all__ = ["BDSC", "CLBDSC", "SSCN", "DSCNet", "EnergySubspaceClustering", "RidgeSubspaceClustering", "SENet"]

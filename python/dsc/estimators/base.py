@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(eq=False, repr=False)
-class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
+class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
     """An estimator is its parameters and the class of its method: fields named as a setting of the method are that
     setting, the others go to `fit_method`. The constructor that a dataclass gets is what scikit-learn asks for: every
     parameter by name, kept as it came.
@@ -40,10 +40,6 @@ class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
     image_shape: tuple[int, int] | tuple[int, int, int] | None = None
     pixel_range: tuple[float, float] | None = None
     features: str | FeatureConfig | None = None
-    preset: str | Preset | None = None
-    batch_size: int | None = None
-    epochs: int | None = None
-    lr: float | None = None
     affinity: Affinity | None = None
     subspace_dim: int | None = None
     n_eigenvectors: int | None = None
@@ -78,12 +74,12 @@ class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
             samples = check_array(X, estimator=self, **rules)
             rows = X if samples.ndim == 2 else samples.reshape(len(samples), -1)
             validate_data(self, rows, reset=False, skip_check_array=True)  # as many features, and of the same names
-        image_shape = self.image_shape
-        if image_shape is None and samples.ndim == 2 and self.preset is not None:
-            image_shape = (
-                self.preset if isinstance(self.preset, Preset) else get_preset(self.preset, self.n_clusters)
-            ).image_shape
+        image_shape = self._image_shape() if samples.ndim == 2 else self.image_shape
         return load(samples, image_shape=image_shape, pixel_range=self.pixel_range)
+
+    def _image_shape(self) -> tuple[int, int] | tuple[int, int, int] | None:
+        """The shape that rows of features are read as, if they are images."""
+        return self.image_shape
 
     def fit(self, X: npt.ArrayLike, y: object = None) -> Self:
         """Cluster X: (n, features) or images (n, h, w), (n, c, h, w), (n, h, w, c). y is ignored.
@@ -129,6 +125,23 @@ class DeepSubspaceClustering(TransformerMixin, ClusterMixin, BaseEstimator):
     def fit_predict(self, X: npt.ArrayLike, y: object = None) -> npt.NDArray[np.int64]:
         """Cluster X and return `labels_`, (n,) int64; see :meth:`fit`."""
         return self.fit(X).labels_
+
+
+@dataclass(eq=False, repr=False)
+class DeepSubspaceClustering(SubspaceClusterer):
+    """An estimator of a method that is trained."""
+
+    _: KW_ONLY
+    preset: str | Preset | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+
+    def _image_shape(self) -> tuple[int, int] | tuple[int, int, int] | None:
+        if self.image_shape is not None or self.preset is None:
+            return self.image_shape
+        preset = self.preset if isinstance(self.preset, Preset) else get_preset(self.preset, self.n_clusters)
+        return preset.image_shape
 
 
 @dataclass(eq=False, repr=False)

@@ -71,4 +71,4 @@ class SSCN(AutoencoderClustering):
 
     def _keep(self, result: FitResult) -> None:
         super()._keep(result)
-        self.spectral_labels_ = result.spectral_labels
+        self.spectral_labels_ = result.spectral.labels

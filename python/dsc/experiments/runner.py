@@ -146,7 +146,7 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     record["peak_bytes"] = _peak_bytes()
     assert data.labels is not None
     record["scores"] = evaluate(data.labels, result.labels)
-    record["spectral_scores"] = evaluate(data.labels, result.spectral_labels)
+    record["spectral_scores"] = evaluate(data.labels, result.spectral.labels)
     if held_out is not None:
         assert held_out.labels is not None
         start = time.perf_counter()

@@ -21,7 +21,15 @@ from dsc.methods.sscn import SSCN, SSCNMethod
 # By the name that the command line and stored models use.
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (RidgeMethod, BDSCMethod, DSCNetMethod, CLBDSCMethod, SSCNMethod, SENetMethod, EnergyMethod)
+    for method in (
+        RidgeMethod,
+        BDSCMethod,
+        DSCNetMethod,
+        CLBDSCMethod,
+        SSCNMethod,
+        SENetMethod,
+        EnergyMethod,
+    )
 }
 
 __all__ = [

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dsc.methods.method import ClosedFormMethod, Model, Pretrained, Problem
+from dsc.methods.closed_form import CentredRows, ClosedForm
+from dsc.methods.method import ClosedFormMethod, Pretrained, Problem
 from dsc.presets import Preset
-from dsc.ridge import strongest_ridge, unit_rows
+from dsc.ridge import strongest_ridge
 
 
 @dataclass(frozen=True)
@@ -57,37 +58,6 @@ class RidgeMethod(ClosedFormMethod):
 
     def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> CentredRows:
         return CentredRows(math.prod(sample_shape))
-
-
-class CentredRows(nn.Module):
-    """Samples (n, ...) to rows (n, f) of unit length, less the fitted samples' mean, of unit length again."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.register_buffer("mean", torch.zeros(features))
-
-    def fitted(self, x: Tensor) -> Tensor:
-        """Learns the mean of samples (N, ...) and returns their rows."""
-        rows, mean = unit_rows(x.flatten(1))
-        self.mean.copy_(mean)
-        return rows
-
-    def forward(self, x: Tensor) -> Tensor:
-        return unit_rows(x.flatten(1), self.mean)[0]
-
-
-class ClosedForm(Model):
-    """A model of centred unit rows, on which a formula gives C."""
-
-    encoder: CentredRows
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.encoder = CentredRows(features)
-
-    def latent(self, x: Tensor, batch_size: int) -> Tensor:
-        return self.encoder.fitted(x)
 
 
 class Ridge(ClosedForm):
