@@ -176,8 +176,8 @@ class _Bars:
 
 
 def _describe(progress: Progress) -> tuple[str, str]:
-    if progress.phase == "features":
-        return "features", ""
+    if progress.phase in ("features", "views"):
+        return progress.phase, ""
     if progress.phase == "pretrain":
         return "pre-training", f"rmse {progress.metrics['rmse']:.4f}"
     return "training", f"loss {progress.metrics['loss']:.4g}"

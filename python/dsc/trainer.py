@@ -119,12 +119,13 @@ class TrainConfig:
 class Progress:
     """What a callback is told after each epoch.
 
-    phase: "features", "pretrain" or "train"; epochs: the most there can be (pre-training may stop before);
-    metrics: as in the history. "features": none, and samples that are done count for epochs. "pretrain": rmse, in units
-    of the samples' range. "train": loss, its weighted terms and the method's measures, such as BDSC's drift.
+    phase: "features", "pretrain", "views" or "train"; epochs: the most there can be (pre-training may stop before);
+    metrics: as in the history. "features", and "views" that a frozen network of the method makes features of: none, and
+    images that are done count for epochs. "pretrain": rmse, in units of the samples' range. "train": loss, its weighted
+    terms and the method's measures, such as BDSC's drift.
     """
 
-    phase: Literal["features", "pretrain", "train"]
+    phase: Literal["features", "pretrain", "views", "train"]
     epoch: int
     epochs: int
     metrics: Mapping[str, float]
@@ -515,7 +516,7 @@ class _Run:
             _load_optimizers(optimizers, found[0])
             self.pretraining, self.history = found[1]["pretraining"], found[1]["history"]
         else:
-            model.start(self.X, self._latent(model))
+            self._start(model, interrupt)
         weights = None if pretrained is None else pretrained.weights
 
         def save(phase: str) -> None:
@@ -535,6 +536,19 @@ class _Run:
         save("train")
         model.finish()
         return self._result(model, weights)
+
+    def _start(self, model: TrainedModel, interrupt: _DeferredInterrupt) -> None:
+        def report(done: int, of: int) -> None:
+            if self.callback is not None:
+                self.callback(Progress("views", done, of, {}))
+            if interrupt.requested:
+                raise KeyboardInterrupt  # before the first step: nothing worth saving yet
+
+        model.report = report
+        try:
+            model.start(self.X, self._latent(model))
+        finally:
+            model.report = None  # the model outlives the run
 
     def _train_epoch(
         self, model: TrainedModel, optimizers: list[torch.optim.Optimizer], epoch: int

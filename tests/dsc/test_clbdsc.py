@@ -208,6 +208,20 @@ def test_a_frozen_backbone_stays_and_a_tuned_one_moves(tiny_backbone, digits):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 / 3, 1e-4 / 3])
 
 
+def test_features_of_views_are_reported_and_a_stop_ends_them(tiny_backbone, digits):
+    data, seen = load(digits[:60], pixel_range=(0, 16)), []
+    result = fit_method(data, 4, CLBDSCMethod(views=2), batch_size=40, epochs=1, callback=seen.append)
+    progress = [(p.epoch, p.epochs) for p in seen if p.phase == "views"]
+    assert progress == [(40, 180), (60, 180), (120, 180), (180, 180)]
+    assert result.training.model.report is None
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_method(data, 4, CLBDSCMethod(views=2), epochs=1, callback=stop)
+
+
 def test_tuning_draws_views_anew_in_every_epoch(tiny_backbone):
     method = CLBDSCMethod(tune=True)
     problem = Problem(method.adapted(automatic((1, 8, 8))), (1, 8, 8), 6, 2, 6, True)

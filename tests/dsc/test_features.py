@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shlex
 import sys
 import types
 
+import dsc.cli as cli
 import dsc.features as features
 import dsc.pipeline as pipeline
 import numpy as np
@@ -24,6 +27,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from sklearn.base import clone
 from torch import nn
+from typer.testing import CliRunner
 
 QUICK = {"epochs": 3, "pretrain_steps": 20}
 
@@ -59,6 +63,13 @@ def fake_timm(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
     return ran
+
+
+@pytest.fixture
+def no_kymatio(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "kymatio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "kymatio", None)
 
 
 # -- configuration --
@@ -294,10 +305,7 @@ def test_a_shift_changes_scattering_far_less_than_another_image_does():
     assert X[0] @ X[1] > 0.95 > X[0] @ X[2]
 
 
-def test_scattering_without_kymatio(monkeypatch, digits):
-    for name in [name for name in sys.modules if name.split(".")[0] == "kymatio"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "kymatio", None)
+def test_scattering_without_kymatio(no_kymatio, digits):
     had = hasattr(scipy.special, "sph_harm")
     with pytest.raises(
         MissingExtraError, match=r"features 'scattering' need the package kymatio.*dsc-ext\[scattering\]"
@@ -461,6 +469,53 @@ def test_estimators_take_features(digits, tmp_path, monkeypatch):
     assert model.n_features_in_ == 64
     with pytest.raises(ValueError, match="features: expected 'raw'"):
         clone(model).set_params(features="sift").fit(X)
+
+
+def command(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_on_the_command_line(fake_timm, no_kymatio, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("DSC_FEATURE_CACHE", str(tmp_path / "cache"))
+    np.savez(tmp_path / "data.npz", images=digits.X[:, 0], labels=digits.labels)
+    np.save(tmp_path / "new.npy", digits.X[:9, 0])
+    common = ["fit", "--data", tmp_path / "data.npz", "--pixel-range", "0,16", "--epochs", 3, "--pretrain-steps", 20]
+    common += ["--features", "timm:net", "--feature-size", "16x16", "--pca", 7, "--center", "--unit", "--no-baselines"]
+
+    def stop(progress):
+        if progress.phase == "train":
+            raise KeyboardInterrupt
+        return "features" if progress.phase == "features" else "other", ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_describe", stop)
+        stopped = command(*common, "--out", tmp_path / "run")
+    assert stopped.exit_code == 130, stopped.output
+    assert "features 300/300" in stopped.stderr
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    fake_timm.clear()
+    resumed = command(*shlex.split(stopped.stderr.splitlines()[-1])[1:])
+    assert resumed.exit_code == 0, resumed.output
+    assert not fake_timm and "features 300/300" not in resumed.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    wanted = FeatureConfig("timm:net", "16x16", pca=7, center=True, unit=True)
+    assert config["features"] == dataclasses.asdict(wanted)
+    assert config["data"]["sample_shape"] == [1, 8, 8]
+    assert (tmp_path / "run" / "plots" / "clusters.png").is_file()  # of the images, not of their features
+
+    predicted = command("predict", tmp_path / "run", tmp_path / "new.npy", "--out", tmp_path / "new.csv")
+    assert predicted.exit_code == 0, predicted.output
+    assert "9 labels" in predicted.stdout
+
+    for wrong, text in (
+        (["--features", "sift"], "features: expected 'raw', 'scattering'"),
+        (["--features", "scattering"], "need the package kymatio"),
+        (["--pca", 400], "pca: expected at most 64"),
+    ):
+        refused = command("fit", "--data", tmp_path / "data.npz", "--out", tmp_path / "no", *wrong)
+        assert refused.exit_code == 2
+        assert text in " ".join(refused.stderr.split())
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_does_not_go_together_is_refused_before_the_work(digits, monkeypatch):

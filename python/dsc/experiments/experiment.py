@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dsc.data import Dataset, load
+from dsc.features import FeatureConfig
 from dsc.methods import Method
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Data:
     """A data set: its name here and the file in the folder of data.
 
     part, held_out: "train" or "test" of an archive that has both; the samples to cluster, and those that the fitted
-    model labels afterwards.
+    model labels afterwards. features: what methods and baselines get of them.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Data:
     pixel_range: tuple[float, float]
     part: str | None = None
     held_out: str | None = None
+    features: FeatureConfig = field(default_factory=FeatureConfig)
 
     def read(self, folder: Path) -> tuple[Dataset, Dataset | None]:
         """The samples and those held out. Raises FileNotFoundError where the folder lacks the file."""
@@ -96,8 +97,8 @@ class Published:
 class Experiment:
     """Arms and seeds, a question, what it turned out to be, and the figure that shows it.
 
-    reading: what the measured table says, in words; written after looking at it. figure: of all records. embed: what
-    the baselines get instead of the samples, where the method starts from features of them.
+    reading: what the measured table says, in words; written after looking at it. figure: of all records.
+    baseline_features: what the baselines get instead of the samples, where the method itself makes features of them.
     """
 
     name: str
@@ -108,7 +109,7 @@ class Experiment:
     figure: Callable[[list[dict[str, Any]]], Figure]
     published: tuple[Published, ...] = ()
     baseline_seeds: int = 5
-    embed: Callable[[Dataset], npt.NDArray[Any]] | None = None
+    baseline_features: FeatureConfig | None = None
     reading: str = ""
 
     @property

@@ -14,7 +14,20 @@ from dsc.experiments.records import Record, arms_of, baselines_of, read_records
 from dsc.files import replacing
 
 SCORES = ("acc", "nmi", "ari")
-HEADS = ("", "seeds", "ACC", "NMI", "ARI", "ACC spectral", "ACC held out", "drift", "parameters", "seconds", "peak MB")
+HEADS = (
+    "",
+    "seeds",
+    "ACC",
+    "NMI",
+    "ARI",
+    "ACC spectral",
+    "ACC held out",
+    "stability",
+    "drift",
+    "parameters",
+    "seconds",
+    "peak MB",
+)
 
 HEAD = """# Results
 
@@ -60,6 +73,8 @@ def _arm_row(label: str, found: list[Record]) -> dict[str, str]:
         row["ACC spectral"] = spread([r["spectral_scores"]["acc"] for r in found])
     if "held_out" in found[0]:
         row["ACC held out"] = spread([r["held_out"]["acc"] for r in found])
+    if "stability" in found[0]:
+        row["stability"] = f"{mean(r['stability'] for r in found):.2f}".removeprefix("0")
     if "drift" in found[0]["last_epoch"]:
         row["drift"] = f"{mean(r['last_epoch']['drift'] for r in found):.2g}"
     row["seconds"] = f"{mean(r['seconds'] for r in found):.0f}"

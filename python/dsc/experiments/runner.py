@@ -18,15 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import torch
 
 from dsc.baselines import run_baselines
 from dsc.data import Dataset
 from dsc.experiments.experiment import Arm, Data, Experiment
 from dsc.experiments.records import Record, read_records, write_records
+from dsc.features import FeatureConfig, default_cache, fit_features
 from dsc.files import write_json
-from dsc.methods import AutoencoderMethod
+from dsc.methods import AutoencoderMethod, RidgeMethod
 from dsc.metrics import evaluate
 from dsc.networks import Autoencoder
 from dsc.pipeline import chosen_preset, fit_method
@@ -81,7 +81,8 @@ class _Run:
     arm: Arm | None
     data: Data
     seed: int
-    embed: Callable[[Dataset], npt.NDArray[Any]] | None = None
+    baseline_features: FeatureConfig | None = None
+    has_ridge: bool = False
 
     def settings(self) -> Record:
         """What identifies the run, as it stands in its record."""
@@ -95,8 +96,9 @@ def _runs(experiment: Experiment, seeds: int) -> Iterator[_Run]:
         for arm in experiment.arms:
             yield _Run(arm, arm.data, seed)
     for source in experiment.data:
+        has_ridge = any(arm.data == source and arm.method == RidgeMethod() for arm in experiment.arms)
         for seed in range(min(experiment.baseline_seeds, seeds)):
-            yield _Run(None, source, seed, experiment.embed)
+            yield _Run(None, source, seed, experiment.baseline_features, has_ridge)
 
 
 def _identity(settings: Record) -> str:
@@ -123,7 +125,8 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     record = {**run.settings(), "threads": threads, "commit": versions()["commit"]}
     arm = run.arm
     if arm is None:
-        found = run_baselines(run.embed(data) if run.embed else data.X, n_clusters, run.seed, data.labels)
+        rows, _ = fit_features(data, run.baseline_features or run.data.features, cache=default_cache())
+        found = run_baselines(rows.X, n_clusters, run.seed, data.labels, without="ridge" if run.has_ridge else None)
         return {**record, "baselines": found, "seconds": sum(one["seconds"] for one in found)}
     autoencoder = None
     if isinstance(arm.method, AutoencoderMethod):
@@ -136,6 +139,8 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
         data,
         n_clusters,
         arm.method,
+        features=run.data.features,
+        feature_cache=default_cache(),
         batch_size=batch_size,
         seed=run.seed,
         device="cpu",
@@ -156,7 +161,10 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
             "microseconds_per_sample": round((time.perf_counter() - start) / held_out.n_samples * 1e6, 2),
         }
     record["epochs"] = len(result.training.history)
-    record["last_epoch"] = result.training.history[-1]
+    record["last_epoch"] = result.training.history[-1] if result.training.history else {}
+    record["stages"] = {stage: round(seconds, 2) for stage, seconds in result.seconds.items()}
+    record["stability"] = round(result.spectral.stability, 4)
+    record["normalized_cut"] = round(result.spectral.normalized_cut, 5)
     modules = (result.training.model, result.predictor.classifier)
     record["parameters"] = sum(p.numel() for module in modules for p in module.parameters())
     return record

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsc.backbones import Backbone, build_backbone, parse_size
+from dsc.backbones import Backbone, ImageBackbone, build_backbone, parse_size
 from dsc.methods.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
 from dsc.networks import dense_layers
 from dsc.presets import Preset
@@ -240,7 +240,7 @@ class CLBDSC(TrainedModel):
             return kept
         if not self.begun:
             backbone.fit(x)
-        features = torch.cat([backbone(part) for part in x.split(batch_size)])
+        features = torch.cat([self._passed(part, 0, i * batch_size) for i, part in enumerate(x.split(batch_size))])
         if not self.begun:
             head.fit(features)
             if not self.settings.tune:
@@ -257,10 +257,18 @@ class CLBDSC(TrainedModel):
         self.bank.fill(latent)
         if self.settings.tune:
             return
-        for view in self.view_features:
+        for i, view in enumerate(self.view_features):
             drawn = self.encoder.backbone.draw(len(x), self._seed)
             for rows in torch.arange(len(x), device=x.device).split(100):
-                view[rows] = self.encoder.backbone(x[rows], drawn[rows.cpu()])
+                view[rows] = self._passed(x[rows], i + 1, int(rows[0]), drawn[rows.cpu()])
+
+    def _passed(self, x: Tensor, index: int, first: int, views: Tensor | None = None) -> Tensor:
+        """Feature rows of samples from `first` on, and the report that so much of pass `index` is done."""
+        features: Tensor = self.encoder.backbone(x, views)
+        if self.report is not None and isinstance(self.encoder.backbone, ImageBackbone):
+            n = self.bank.features.shape[0]
+            self.report(index * n + first + len(x), (1 + (0 if self.settings.tune else self.settings.views)) * n)
+        return features
 
     def begin_epoch(self, x: Tensor, epoch: int, generator: torch.Generator) -> None:
         """Draws a view of each sample: one of those kept, or a new one where the backbone is tuned."""

@@ -8,7 +8,7 @@ the trainer's. An `AutoencoderMethod` gets a pre-trained autoencoder to start fr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -67,6 +67,8 @@ class TrainedModel(Model):
 
     # The largest norm of the gradient of all parameters together; a longer one is scaled down to it before the step.
     max_gradient_norm: float | None = None
+    # Takes how much of the work before the first step is done, and of how much; set where that is worth showing.
+    report: Callable[[int, int], None] | None = None
 
     def start(self, x: Tensor, latent: Tensor) -> None:
         """Called once before the first step, with all samples, (N, ...), and their latent rows, (N, h), in order."""
