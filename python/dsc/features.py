@@ -96,7 +96,7 @@ def as_config(features: str | FeatureConfig | None) -> FeatureConfig:
         return features
     if features is not None and not isinstance(features, str):
         raise TypeError(f"features: expected a name or a FeatureConfig, got {features!r}")
-    return FeatureConfig(features or "raw")
+    return FeatureConfig() if features is None else FeatureConfig(features)
 
 
 class FeatureMap(nn.Module):
@@ -172,7 +172,7 @@ class FeatureMap(nn.Module):
         self._check(X)
         rows = np.empty((len(X), self.dim), np.float32)
         for part in _parts(len(X), _CHUNK):
-            rows[part] = self(torch.from_numpy(X[part])).cpu().numpy()
+            rows[part] = self(_tensor(X[part])).cpu().numpy()
         return rows
 
     def _check(self, X: npt.NDArray[np.float32]) -> None:
@@ -210,16 +210,16 @@ class FeatureMap(nn.Module):
             )
 
     def required_bytes(self, n_samples: int) -> int:
-        """Memory of fitting to so many samples, beside theirs: the rows and, for the components, the smaller Gram
-        matrix and its eigenvectors.
+        """Memory of fitting to so many samples, beside theirs: rows that wait, and those that come out or, for the
+        components, the smaller Gram matrix and its eigenvectors.
         """
-        rows = 4 * n_samples * self.dim
-        if self.config.pca is None:
-            return rows
-        side = min(n_samples, self.width)
-        vectors = self.config.pca * (side + 2 * self.width)
-        waiting = min(_IN_MEMORY, 4 * n_samples * self.width)
-        return max(rows + waiting, 8 * (side * side + vectors + 2 * min(_BLOCK, n_samples * self.width)) + waiting)
+        rows, waiting = 4 * n_samples * self.dim, min(_IN_MEMORY, 4 * n_samples * self.width)
+        learning = 0
+        if self.config.pca is not None:
+            side = min(n_samples, self.width)
+            vectors = self.config.pca * (side + 2 * self.width)
+            learning = 8 * (side * side + vectors + 2 * min(_BLOCK, n_samples * self.width))
+        return waiting + max(rows, learning)
 
     @torch.no_grad()
     def fit(
@@ -238,7 +238,7 @@ class FeatureMap(nn.Module):
         with _Waiting(self.width, scratch) as waiting:
             total, peaks = np.zeros(self.width), np.zeros(self.width, np.float32)
             for part in _parts(n, _CHUNK):
-                embedded = self._embedded(torch.from_numpy(X[part])).cpu().numpy()
+                embedded = self._embedded(_tensor(X[part])).cpu().numpy()
                 if not np.isfinite(embedded).all():
                     raise ValueError(
                         f"features {self.config.kind!r}: not finite, of samples {part.start} to {part.stop}"
@@ -391,6 +391,10 @@ def _keep(path: Path, features: FeatureMap, rows: npt.NDArray[np.float32]) -> No
         write_tensors(path, tensors, header)
     except OSError as error:
         warnings.warn(f"features are not kept: {path} cannot be written ({error})", stacklevel=4)
+
+
+def _tensor(X: npt.NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(X, np.float32))
 
 
 def _unit_length(rows: Tensor) -> Tensor:
