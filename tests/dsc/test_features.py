@@ -430,7 +430,7 @@ def test_a_run_on_features_is_a_run_on_their_rows(digits, tmp_path):
     np.testing.assert_array_equal(found.coefficients, direct.coefficients)
     np.testing.assert_array_equal(found.labels, direct.labels)
     np.testing.assert_array_equal(found.data.X, rows.X)
-    assert found.feature_config == config and set(found.seconds) == {"features", "training", "labels"}
+    assert found.feature_config == config and set(found.seconds) == {"features", "training", "affinity", "labels"}
 
     path = tmp_path / "model.safetensors"
     found.predictor.save(path)
