@@ -8,7 +8,7 @@ least-squares regression of Lu et al. (ECCV 2012) with a zero diagonal, solved i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,9 @@ def _unit_rows(X: npt.ArrayLike, n_clusters: int, owner: str) -> Tensor:
     return unit_rows(torch.from_numpy(np.ascontiguousarray(_matrix(X, n_clusters, owner))))[0]
 
 
-BASELINES: dict[str, Callable[[npt.ArrayLike, int, int], Array]] = {
+# X (N, f) or (N, ...), the number of clusters and a seed to labels (N,).
+Baseline = Callable[[Array, int, int], Array]
+BASELINES: dict[str, Baseline] = {
     "k-means": kmeans_labels,
     "k-means, unit rows": unit_kmeans_labels,
     "5-NN graph": knn_labels,
@@ -91,18 +93,21 @@ BASELINES: dict[str, Callable[[npt.ArrayLike, int, int], Array]] = {
 
 
 def run_baselines(
-    X: npt.ArrayLike, n_clusters: int, seed: int = 0, labels: npt.ArrayLike | None = None, *, without: str | None = None
+    X: npt.ArrayLike,
+    n_clusters: int,
+    seed: int = 0,
+    labels: npt.ArrayLike | None = None,
+    *,
+    baselines: Mapping[str, Baseline] = BASELINES,
 ) -> list[Record]:
-    """Every baseline on X (N, ...) but the one called `without`, as records of the same shape as the method's own.
+    """Every baseline on X (N, ...), or those given, as records of the same shape as the method's own.
 
     A :class:`dsc.metrics.Record` holds ``method``, ``acc``, ``nmi``, ``ari`` (None where `labels` is None) and
     ``seconds``. Deterministic for a given `seed`.
     """
     records = []
-    for name, baseline in BASELINES.items():
-        if name == without:
-            continue
+    for name, baseline in baselines.items():
         start = time.perf_counter()
-        found = baseline(X, n_clusters, seed)
+        found = baseline(np.asarray(X), n_clusters, seed)
         records.append(make_record(name, found, labels, time.perf_counter() - start))
     return records

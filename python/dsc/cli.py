@@ -44,7 +44,7 @@ app = typer.Typer(
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
 MethodName = Literal["auto", "ridge", "bdsc", "dscnet", "clbdsc", "sscn", "senet", "energy"]
-ExperimentName = Literal["table1", "figure4", "consistency", "anchor", "sscn"]
+ExperimentName = Literal["table1", "figure4", "consistency", "anchor", "sscn", "features"]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
 AffinityName = Literal["post", "plain", "sparse", "neighbours"]
 AssignName = Literal["discretize", "kmeans", "cluster_qr"]
@@ -428,10 +428,10 @@ def fit(
         import torch
 
         from dsc.auto import choose
-        from dsc.baselines import run_baselines
+        from dsc.baselines import BASELINES, run_baselines
         from dsc.data import load
         from dsc.features import FeatureConfig, default_cache
-        from dsc.methods import ClosedFormMethod, RidgeMethod
+        from dsc.methods import ClosedFormMethod
         from dsc.metrics import make_record
         from dsc.pipeline import fit_method
         from dsc.report import is_complete, write_run
@@ -513,8 +513,8 @@ def fit(
             others: list[Record] = []
             if baselines:
                 show.step("baselines on the same input")
-                same = "ridge" if isinstance(chosen_method, RidgeMethod) else None
-                others = run_baselines(result.data.X, count, seed, dataset.labels, without=same)
+                asked = {name: one for name, one in BASELINES.items() if name != chosen_method.name}
+                others = run_baselines(result.data.X, count, seed, dataset.labels, baselines=asked)
             show.step("writing results")
             shows_images = dataset.image_shape is not None and dataset.image_shape[0] in (1, 3)
             directory.mkdir(parents=True, exist_ok=True)

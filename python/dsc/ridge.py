@@ -11,8 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dsc.affinity import BLOCK_ENTRIES
 from dsc_ext import topk_coefficients
+
+# Scores of rows with all rows that exist at a time: enough rows that reading Z for each lot of them is cheap.
+BLOCK_ENTRIES = 2**24
 
 
 def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:

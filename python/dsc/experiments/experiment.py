@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsc.baselines import Baseline
 from dsc.data import Dataset, load
 from dsc.features import FeatureConfig
 from dsc.methods import Method
@@ -33,6 +34,10 @@ class Data:
     held_out: str | None = None
     features: FeatureConfig = field(default_factory=FeatureConfig)
 
+    def as_features(self, what: str, features: FeatureConfig) -> Data:
+        """The same samples as features, by a name that says which."""
+        return replace(self, name=f"{self.name} {what}", features=features)
+
     def read(self, folder: Path) -> tuple[Dataset, Dataset | None]:
         """The samples and those held out. Raises FileNotFoundError where the folder lacks the file."""
         path = folder / self.file
@@ -53,6 +58,9 @@ class Data:
 ORL = Data("orl", "orl_32x32.mat", 40, (0.0, 255.0))
 ORL_LARGE = Data("orl-112x92", "orl_112x92.npz", 40, (0.0, 255.0))
 COIL20 = Data("coil20", "coil20_32x32.mat", 20, (0.0, 1.0))
+COIL100 = Data("coil100 grey", "coil100_32x32.npz", 100, (0.0, 255.0))
+COIL100_RGB = Data("coil100 rgb", "coil100_64x64_rgb.npz", 100, (0.0, 255.0))
+MNIST_ALL = Data("mnist-70k", "mnist.npz", 10, (0.0, 255.0))
 MNIST = Data("mnist-10k", "mnist.npz", 10, (0.0, 255.0), part="test", held_out="train")
 
 
@@ -99,6 +107,7 @@ class Experiment:
 
     reading: what the measured table says, in words; written after looking at it. figure: of all records.
     baseline_features: what the baselines get instead of the samples, where the method itself makes features of them.
+    peers: what else runs where the baselines do, on the first data set alone.
     """
 
     name: str
@@ -110,6 +119,7 @@ class Experiment:
     published: tuple[Published, ...] = ()
     baseline_seeds: int = 5
     baseline_features: FeatureConfig | None = None
+    peers: Mapping[str, Baseline] = field(default_factory=dict)
     reading: str = ""
 
     @property

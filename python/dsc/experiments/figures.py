@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def bars(records: Sequence[Record], data: Sequence[str]) -> Figure:
-    """ACC of every arm and baseline, mean and every seed, a panel a data set."""
-    figure = new_figure(4.8 * len(data), 0.3 * max(len(_accuracies(records, d)) for d in data) + 1.2)
-    for axes, name in zip(figure.subplots(1, len(data), squeeze=False)[0], data, strict=True):
+def bars(records: Sequence[Record], data: Sequence[str], columns: int | None = None) -> Figure:
+    """ACC of every arm and baseline, mean and every seed, a panel a data set, so many in a row (default: all)."""
+    columns = columns or len(data)
+    rows = -(-len(data) // columns)
+    figure = new_figure(4.8 * columns, rows * (0.3 * max(len(_accuracies(records, d)) for d in data) + 1.2))
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(data) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels, data, strict=False):
         found = _accuracies(records, name)
         for row, (values, baseline) in enumerate(found.values()):
             axes.barh(row, mean(values), color="0.8" if baseline else "tab:blue", height=0.7)

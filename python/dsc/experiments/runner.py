@@ -12,15 +12,15 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dsc.baselines import run_baselines
+from dsc.baselines import BASELINES, Baseline, run_baselines
 from dsc.data import Dataset
 from dsc.experiments.experiment import Arm, Data, Experiment
 from dsc.experiments.records import Record, read_records, write_records
@@ -82,7 +82,7 @@ class _Run:
     data: Data
     seed: int
     baseline_features: FeatureConfig | None = None
-    has_ridge: bool = False
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
 
     def settings(self) -> Record:
         """What identifies the run, as it stands in its record."""
@@ -97,8 +97,11 @@ def _runs(experiment: Experiment, seeds: int) -> Iterator[_Run]:
             yield _Run(arm, arm.data, seed)
     for source in experiment.data:
         has_ridge = any(arm.data == source and arm.method == RidgeMethod() for arm in experiment.arms)
+        asked = {name: one for name, one in BASELINES.items() if name != "ridge" or not has_ridge}
+        if source == experiment.data[0]:
+            asked |= experiment.peers
         for seed in range(min(experiment.baseline_seeds, seeds)):
-            yield _Run(None, source, seed, experiment.baseline_features, has_ridge)
+            yield _Run(None, source, seed, experiment.baseline_features, asked)
 
 
 def _identity(settings: Record) -> str:
@@ -110,7 +113,7 @@ def _pretraining_first(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
     """One run for each autoencoder that several share, then the others: no two train the same one at a time."""
     first: dict[tuple[Data, Any, int], _Run] = {}
     for run in runs:
-        if run.arm is not None and isinstance(run.arm.method, AutoencoderMethod):
+        if run.arm is not None and isinstance(run.arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
             first.setdefault((run.data, run.arm.options.get("preset"), run.seed), run)
     chosen = list(first.values())
     return chosen, [run for run in runs if run not in chosen]
@@ -126,15 +129,15 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     arm = run.arm
     if arm is None:
         rows, _ = fit_features(data, run.baseline_features or run.data.features, cache=default_cache())
-        found = run_baselines(rows.X, n_clusters, run.seed, data.labels, without="ridge" if run.has_ridge else None)
+        found = run_baselines(rows.X, n_clusters, run.seed, data.labels, baselines=run.baselines)
         return {**record, "baselines": found, "seconds": sum(one["seconds"] for one in found)}
     autoencoder = None
-    if isinstance(arm.method, AutoencoderMethod):
+    if isinstance(arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
         autoencoder, record["pretraining"] = _pretrained(arm, data, n_clusters, run.seed, cache)
     batch_size = arm.method.batch_size
     if arm.batches is not None:
         batch_size = -(-data.n_samples // arm.batches)
-    start = time.perf_counter()
+    start, processed = time.perf_counter(), time.process_time()
     result = fit_method(
         data,
         n_clusters,
@@ -148,14 +151,19 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
         **arm.options,
     )
     record["seconds"] = round(time.perf_counter() - start, 2)
+    record["cpu_seconds"] = round(time.process_time() - processed, 2)
     record["peak_bytes"] = _peak_bytes()
     assert data.labels is not None
     record["scores"] = evaluate(data.labels, result.labels)
     record["spectral_scores"] = evaluate(data.labels, result.spectral.labels)
     if held_out is not None:
         assert held_out.labels is not None
+        predictor, unseen = result.predictor, held_out.X
+        if predictor.features is not None:  # the time of features is not that of labels
+            unseen = predictor.features.transform(unseen)
+            predictor = replace(predictor, features=None, sample_shape=unseen.shape[1:], pixel_range=None)
         start = time.perf_counter()
-        labels = result.predictor.predict(held_out.X)
+        labels = predictor.predict(unseen)
         record["held_out"] = {
             **evaluate(held_out.labels, labels),
             "microseconds_per_sample": round((time.perf_counter() - start) / held_out.n_samples * 1e6, 2),

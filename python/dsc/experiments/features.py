@@ -1,0 +1,47 @@
+"""Every data set and input: what features give, what self-expression adds, what training adds."""
+
+from dataclasses import replace
+
+from dsc.experiments.experiment import COIL20, COIL100, COIL100_RGB, ORL, ORL_LARGE, Arm, Data, Experiment
+from dsc.experiments.experiment import MNIST as MNIST_SPLIT
+from dsc.experiments.figures import bars
+from dsc.features import FeatureConfig
+from dsc.methods import BDSCMethod, CLBDSCMethod, RidgeMethod, SENetMethod
+
+LITE0 = FeatureConfig("efficientnet-lite0")
+SCATTERING = FeatureConfig("scattering", pca=500)
+
+MNIST = replace(MNIST_SPLIT, held_out=None)
+
+INPUTS: tuple[Data, ...] = (
+    ORL,
+    ORL_LARGE.as_features("Lite0", LITE0),
+    COIL20,
+    COIL20.as_features("scattering", SCATTERING),
+    COIL20.as_features("Lite0", LITE0),
+    COIL100,
+    COIL100.as_features("Lite0", LITE0),
+    COIL100_RGB.as_features("Lite0", FeatureConfig("efficientnet-lite0", resize="128x128")),
+    MNIST,
+    MNIST.as_features("scattering", SCATTERING),
+)
+_ORL_LITE0, _COIL20_LITE0, _MNIST_SCATTERING = INPUTS[1], INPUTS[4], INPUTS[9]
+
+EXPERIMENT = Experiment(
+    name="features",
+    title="What buys what",
+    question="""The table a sceptic asks for. The same k-means, the same nearest-neighbour graph and the same closed
+form of ridge self-expression with one setting for all, on pixels, on wavelet scattering (500 components) and on rows of
+a frozen ImageNet network (EfficientNet-Lite0), with deep methods beside them on inputs they suit. Inputs and backbones
+differ from those of the papers.""",
+    arms=(
+        *(Arm("ridge", data, RidgeMethod(), None) for data in INPUTS),
+        Arm("DSC-Net (BDSC, 1 batch)", ORL, BDSCMethod(), 1, {"preset": "orl"}),
+        Arm("DSC-Net (BDSC, 1 batch)", COIL20, BDSCMethod(), 1, {"preset": "coil20"}),
+        Arm("CLBDSC, a head on the rows", _ORL_LITE0, CLBDSCMethod(backbone="none"), None),
+        Arm("CLBDSC, a head on the rows", _COIL20_LITE0, CLBDSCMethod(backbone="none"), None),
+        Arm("SENet", _MNIST_SCATTERING, SENetMethod(), None),
+    ),
+    seeds=3,
+    figure=lambda records: bars(records, tuple(data.name for data in INPUTS), columns=4),
+)
