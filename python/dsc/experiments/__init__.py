@@ -6,12 +6,12 @@ from importlib import import_module
 
 from dsc.experiments.experiment import Experiment
 
-NAMES = ("table1", "figure4", "consistency", "anchor", "sscn", "features")
+NAMES = ("table1", "figure4", "consistency", "anchor", "sscn", "features", "clbdsc-vs-bdsc")
 
 
 def get_experiment(name: str) -> Experiment:
     """The experiment called `name`. Raises ValueError for an unknown one."""
     if name not in NAMES:
         raise ValueError(f"experiment: name: expected one of {', '.join(NAMES)}, got {name!r}")
-    found: Experiment = import_module(f"dsc.experiments.{name}").EXPERIMENT
+    found: Experiment = import_module(f"dsc.experiments.{name.replace('-', '_')}").EXPERIMENT
     return found

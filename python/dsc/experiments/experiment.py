@@ -23,7 +23,8 @@ class Data:
     """A data set: its name here and the file in the folder of data.
 
     part, held_out: "train" or "test" of an archive that has both; the samples to cluster, and those that the fitted
-    model labels afterwards. features: what methods and baselines get of them.
+    model labels afterwards. features: what methods and baselines get of them. per_class: samples of
+    each class, None for all.
     """
 
     name: str
@@ -33,10 +34,15 @@ class Data:
     part: str | None = None
     held_out: str | None = None
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    per_class: int | None = None
 
     def as_features(self, what: str, features: FeatureConfig) -> Data:
         """The same samples as features, by a name that says which."""
         return replace(self, name=f"{self.name} {what}", features=features)
+
+    def thinned(self, per_class: int) -> Data:
+        """So many samples of every class, drawn at random once and for all."""
+        return replace(self, name=f"{self.name}, {per_class} a class", per_class=per_class)
 
     def read(self, folder: Path) -> tuple[Dataset, Dataset | None]:
         """The samples and those held out. Raises FileNotFoundError where the folder lacks the file."""
@@ -44,7 +50,8 @@ class Data:
         if not path.is_file():
             raise FileNotFoundError(f"experiment: data: expected {self.file} in {folder}")
         if self.part is None:
-            return load(path, pixel_range=self.pixel_range), None
+            data = load(path, pixel_range=self.pixel_range)
+            return data if self.per_class is None else _thinned(data, self.per_class), None
         with np.load(path, allow_pickle=False) as archive:
             parts = {p: (archive[f"x_{p}"], archive[f"y_{p}"]) for p in (self.part, self.held_out) if p is not None}
 
@@ -53,6 +60,14 @@ class Data:
             return load(X, labels=labels, pixel_range=self.pixel_range, name=f"{path.stem}-{part}")
 
         return dataset(self.part), None if self.held_out is None else dataset(self.held_out)
+
+
+def _thinned(data: Dataset, per_class: int) -> Dataset:
+    assert data.labels is not None
+    random = np.random.default_rng(0)
+    drawn = [random.permutation(np.flatnonzero(data.labels == c))[:per_class] for c in np.unique(data.labels)]
+    rows = np.sort(np.concatenate(drawn))
+    return Dataset(data.X[rows], data.labels[rows], data.name, data.pixel_range)
 
 
 ORL = Data("orl", "orl_32x32.mat", 40, (0.0, 255.0))
