@@ -1,6 +1,7 @@
 """dsc: deep subspace clustering of images and features by mini-batch, on the kernels of `dsc_ext`.
 
-    RidgeSubspaceClustering, BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
+    AutoSubspaceClustering, RidgeSubspaceClustering,
+    BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
                            scikit-learn estimators; `dsc fit --method` on the command line
     fit_method             the function behind them
     FeatureConfig, fit_features
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from dsc.baselines import run_baselines
     from dsc.clustering import cluster_coefficients, spectral_clustering
     from dsc.data import Dataset, load
-    from dsc.estimators import BDSC, CLBDSC, SSCN, DSCNet, EnergySubspaceClustering, RidgeSubspaceClustering, SENet
+    from dsc.estimators import (
+        BDSC,
+        CLBDSC,
+        SSCN,
+        AutoSubspaceClustering,
+        DSCNet,
+        EnergySubspaceClustering,
+        RidgeSubspaceClustering,
+        SENet,
+    )
     from dsc.features import FeatureConfig, fit_features
     from dsc.metrics import evaluate
     from dsc.pipeline import fit_method
@@ -37,6 +47,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
     __version__ = "0+unknown"
 
 _HOME = {
+    "AutoSubspaceClustering": "estimators",
     "BDSC": "estimators",
     "DSCNet": "estimators",
     "CLBDSC": "estimators",
@@ -63,6 +74,7 @@ __all__ = [
     "CLBDSC",
     "PRESETS",
     "SSCN",
+    "AutoSubspaceClustering",
     "DSCNet",
     "Dataset",
     "EnergySubspaceClustering",

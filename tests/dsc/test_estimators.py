@@ -8,6 +8,7 @@ from dsc import (
     BDSC,
     CLBDSC,
     SSCN,
+    AutoSubspaceClustering,
     DSCNet,
     EnergySubspaceClustering,
     Predictor,
@@ -39,6 +40,7 @@ QUICK = {"epochs": 3, "pretrain_steps": 20, "random_state": 0}
         EnergySubspaceClustering(epochs=20, pretrain_steps=40),
         SENet(width=16, n_steps=100),
         RidgeSubspaceClustering(),
+        AutoSubspaceClustering(),
     ],
 )
 def test_scikit_learn_checks(estimator, check):

@@ -1,5 +1,6 @@
 """The methods as scikit-learn estimators, one a module."""
 
+from dsc.estimators.auto import AutoSubspaceClustering
 from dsc.estimators.bdsc import BDSC
 from dsc.estimators.clbdsc import CLBDSC
 from dsc.estimators.dscnet import DSCNet
@@ -8,4 +9,13 @@ from dsc.estimators.ridge import RidgeSubspaceClustering
 from dsc.estimators.senet import SENet
 from dsc.estimators.sscn import SSCN
 
-__all__ = ["BDSC", "CLBDSC", "SSCN", "DSCNet", "EnergySubspaceClustering", "RidgeSubspaceClustering", "SENet"]
+__all__ = [
+    "BDSC",
+    "CLBDSC",
+    "SSCN",
+    "AutoSubspaceClustering",
+    "DSCNet",
+    "EnergySubspaceClustering",
+    "RidgeSubspaceClustering",
+    "SENet",
+]

@@ -92,12 +92,13 @@ class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
             seed = int(self.random_state)
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        show = _print_progress(type(self).__name__, self.verbose)
-        result = fit_method(
-            data, method=self._method(), feature_cache=default_cache(), seed=seed, callback=show, **self._settings()
-        )
-        self._keep(result)
+        self._keep(self._fitted(data, seed, _print_progress(type(self).__name__, self.verbose)))
         return self
+
+    def _fitted(self, data: Dataset, seed: int, callback: Callback | None) -> FitResult:
+        return fit_method(
+            data, method=self._method(), feature_cache=default_cache(), seed=seed, callback=callback, **self._settings()
+        )
 
     def _keep(self, result: FitResult) -> None:
         self.labels_ = result.labels
@@ -105,6 +106,7 @@ class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
         self.coefficients_ = result.coefficients
         self.subspace_bases_ = result.subspace_bases
         self.predictor_ = result.predictor
+        self.stability_ = result.spectral.stability
         self.history_ = result.training.history
         self.n_iter_ = len(result.training.history)
 

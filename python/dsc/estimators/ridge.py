@@ -36,6 +36,8 @@ class RidgeSubspaceClustering(SubspaceClusterer):
 
     Attributes
     ----------
+    stability_ : float
+        How far the labels agree with those from fewer eigenvectors, 1 at most. Low: do not trust them.
     labels_, affinity_matrix_, coefficients_, subspace_bases_, predictor_, n_features_in_
         As in :class:`dsc.BDSC`; the two matrices are sparse. `history_` is empty and `n_iter_` 0.
 

@@ -29,10 +29,10 @@ METHODS = (
 EXPERIMENT = Experiment(
     name="clbdsc-vs-bdsc",
     title="A decoder or a contrast",
-    question="""The paper leaves open why CLBDSC is ahead of BDSC on COIL-100 and behind it on ORL. Both here on the same
-rows of a frozen ImageNet network, where neither has an advantage of backbone or tuning: 12, 36 and all 72 poses of an
-object (drawn at random, once), grey images of 32×32 and colour ones of 64×64 at 128×128, and the colour ones at 64×64.
-BDSC's autoencoder is fully connected, CLBDSC's views are noise on the rows.""",
+    question="""The paper leaves open why CLBDSC is ahead of BDSC on COIL-100 and behind it on ORL. Here both get the
+same rows of a frozen ImageNet network, so that neither has an advantage of backbone or tuning: 12, 36 and all 72 poses
+of an object (drawn at random, once), grey images of 32×32 and colour ones of 64×64 at 128×128, and the colour ones at
+64×64. BDSC's autoencoder is fully connected, CLBDSC's views are noise on the rows.""",
     arms=tuple(Arm(label, data, method, batches) for data in INPUTS for label, method, batches in METHODS),
     seeds=2,
     figure=lambda records: bars(records, tuple(data.name for data in INPUTS), columns=3),
