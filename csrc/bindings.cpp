@@ -11,6 +11,7 @@
 #include "device.h"
 #include "info_nce.h"
 #include "inner_product_self_expression.h"
+#include "on_support.h"
 #include "row_adam.h"
 #include "rows.h"
 #include "self_expression.h"

@@ -2,7 +2,7 @@
 
     ops       functions such as self_expression, one module each in dsc_ext.ops
     ops       self_expression, self_expression_step_, topk_coefficients, threshold_coefficients, symmetrize_affinity,
-              bank_scatter_, bank_push_, row_adam_
+              ridge_on_support, elastic_net_on_support, omp_on_support, bank_scatter_, bank_push_, row_adam_
     layers    nn.SelfExpressiveCUDA, nn.MemoryBank
     optimiser optim.RowAdam; or FusedAdam, inside the backward pass of SelfExpressiveCUDA
     twin      reference: every op in plain PyTorch
@@ -18,6 +18,7 @@ from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
 from dsc_ext.ops.info_nce import info_nce
 from dsc_ext.ops.inner_product_self_expression import inner_product_self_expression
+from dsc_ext.ops.on_support import elastic_net_on_support, omp_on_support, ridge_on_support
 from dsc_ext.ops.row_adam import row_adam_
 from dsc_ext.ops.self_expression import self_expression
 from dsc_ext.ops.self_expression_step import self_expression_step_
@@ -41,11 +42,14 @@ __all__ = [
     "__version__",
     "bank_push_",
     "bank_scatter_",
+    "elastic_net_on_support",
     "info_nce",
     "inner_product_self_expression",
     "nn",
+    "omp_on_support",
     "optim",
     "reference",
+    "ridge_on_support",
     "row_adam_",
     "self_expression",
     "self_expression_step_",

@@ -6,6 +6,7 @@
 #include "cpu/simd/adam.h"
 #include "cpu/simd/bank.h"
 #include "cpu/simd/gather.h"
+#include "cpu/simd/on_support.h"
 #include "cpu/simd/select.h"
 #include "cpu/simd/soft_threshold.h"
 #include "cpu/simd/softmax.h"
@@ -28,6 +29,7 @@ constexpr Simd<T> table() {
     simd.adam_row = adam_row<T, T>;
     simd.adam_row_bf16 = adam_row<T, uint16_t>;
     simd.gather = gather_table<T>();
+    simd.on_support = {ridge_on_support<T>, elastic_net_on_support<T>, pursuit_on_support<T>};
     simd.proximal_row = proximal_row<T>;
     simd.tile = tile<T, false>;
     simd.tile_fetching = tile_fetching<T>;

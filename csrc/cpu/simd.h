@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cpu/gather.h"
+#include "cpu/support_task.h"
 
 namespace dsc::cpu {
 
@@ -65,6 +66,7 @@ struct Simd {
     void (*soft_threshold)(T* s, int64_t columns, T threshold, T scale, T* norms);
     void (*soft_threshold_backward)(T* s, T* g, int64_t columns, T threshold, T scale, T g1, T g2, T* dthreshold);
     Gather<T> gather;
+    OnSupport<T> on_support;
 };
 
 struct InstructionSet {

@@ -201,6 +201,7 @@ def test_fake_tensors_agree_on_shape_and_stride(case: Case) -> None:
 
 AUTOCAST = re.compile(r"Under autocast\s+(everything\s+is\s+computed\s+in\s+float32|nothing\s+is\s+cast)")
 SPOKEN_FOR_BY = {  # the public function, where it has another name
+    "on_support_adjoint": "ridge_on_support",
     "sparse_self_expression_grad": "sparse_self_expression",
     "sparse_self_expression_transposed": "sparse_self_expression",
     "symmetrize_dense": "symmetrize_affinity",

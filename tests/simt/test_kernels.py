@@ -33,6 +33,7 @@ OP_OF = {
     "tile.cuh": "self_expression",
     "scan.cuh": "symmetrize_affinity",
     "info_nce.cu": "info_nce_expected",
+    "on_support.cu": "elastic_net_on_support",
     "self_expression_step.cu": "self_expression_step_",
     "sparse_self_expression.cu": "sparse_self_expression_transposed",
 }  # where it is not the file's name: an op whose cases run that code

@@ -32,13 +32,6 @@ inline V shrunk(V s, T threshold) {
     return s == zero ? zero : m;
 }
 
-template <class T, class V>
-inline T sum_of_lanes(V v) {
-    T sum = 0;
-    for (int i = 0; i < Vector<T>::kLanes; ++i) sum += v[i];
-    return sum;
-}
-
 // s becomes c; ‖c‖₁ and ‖c‖₂² are added to norms[0] and norms[1]. columns is a multiple of the vector's length, and s
 // aligned to one.
 template <class T>

@@ -48,6 +48,13 @@ inline uint32_t not_at_most(V a, V b) {
 #endif
 }
 
+template <class T, class V>
+inline T sum_of_lanes(V v) {
+    T sum = 0;
+    for (int i = 0; i < Vector<T>::kLanes; ++i) sum += v[i];
+    return sum;
+}
+
 inline float root(float x) { return __builtin_sqrtf(x); }
 inline double root(double x) { return __builtin_sqrt(x); }
 
