@@ -41,6 +41,7 @@ OPS = (  # modules beside this file, in the order of the report
     "sparse_self_expression",
     "inner_product_self_expression",
     "topk_coefficients",
+    "on_support",
     "info_nce",
     "symmetrize_affinity",
     "bank",
