@@ -1,6 +1,6 @@
 """dsc: deep subspace clustering of images and features by mini-batch, on the kernels of `dsc_ext`.
 
-    AutoSubspaceClustering, RidgeSubspaceClustering,
+    AutoSubspaceClustering, RidgeSubspaceClustering, SparseSubspaceClustering,
     BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
                            scikit-learn estimators; `dsc fit --method` on the command line
     fit_method             the function behind them
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         EnergySubspaceClustering,
         RidgeSubspaceClustering,
         SENet,
+        SparseSubspaceClustering,
     )
     from dsc.features import FeatureConfig, fit_features
     from dsc.metrics import evaluate
@@ -55,6 +56,7 @@ _HOME = {
     "SENet": "estimators",
     "EnergySubspaceClustering": "estimators",
     "RidgeSubspaceClustering": "estimators",
+    "SparseSubspaceClustering": "estimators",
     "fit_method": "pipeline",
     "Predictor": "predictor",
     "FeatureConfig": "features",
@@ -82,6 +84,7 @@ __all__ = [
     "Predictor",
     "RidgeSubspaceClustering",
     "SENet",
+    "SparseSubspaceClustering",
     "__version__",
     "cluster_coefficients",
     "evaluate",

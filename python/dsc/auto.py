@@ -20,7 +20,7 @@ from dsc.affinity import STRONGEST, sparse_affinity
 from dsc.clustering import FragmentedGraphWarning, normalized_cut, spectral_clustering
 from dsc.data import Dataset
 from dsc.features import FeatureConfig, FeatureMap, fit_features
-from dsc.methods import Method, RidgeMethod
+from dsc.methods import Method, RidgeMethod, SSCMethod
 from dsc.ridge import strongest_ridge, unit_rows
 from dsc.trainer import Callback
 
@@ -49,7 +49,7 @@ class Choice:
 
 def choose_method(n_samples: int) -> Method:
     """Ridge self-expression, which costs N² products, or for more than 10⁵ samples that on a support of the nearest."""
-    return RidgeMethod()
+    return RidgeMethod() if n_samples <= ALL_PAIRS else SSCMethod()
 
 
 def choose(

@@ -6,7 +6,7 @@ import pytest
 from dsc.auto import choose, choose_method
 from dsc.data import Dataset, load
 from dsc.features import FeatureConfig
-from dsc.methods import RidgeMethod
+from dsc.methods import RidgeMethod, SSCMethod
 
 
 @pytest.fixture
@@ -72,3 +72,4 @@ def test_a_part_of_the_samples_decides(monkeypatch):
 
 def test_the_method_follows_the_size():
     assert isinstance(choose_method(1000), RidgeMethod)
+    assert isinstance(choose_method(10**6), SSCMethod)

@@ -7,6 +7,7 @@ from dsc.estimators.dscnet import DSCNet
 from dsc.estimators.energy import EnergySubspaceClustering
 from dsc.estimators.ridge import RidgeSubspaceClustering
 from dsc.estimators.senet import SENet
+from dsc.estimators.ssc import SparseSubspaceClustering
 from dsc.estimators.sscn import SSCN
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "EnergySubspaceClustering",
     "RidgeSubspaceClustering",
     "SENet",
+    "SparseSubspaceClustering",
 ]

@@ -16,6 +16,7 @@ from dsc.methods.method import (
 )
 from dsc.methods.ridge import RidgeMethod
 from dsc.methods.senet import SENet, SENetMethod
+from dsc.methods.ssc import SSCMethod
 from dsc.methods.sscn import SSCN, SSCNMethod
 
 # By the name that the command line and stored models use.
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         RidgeMethod,
+        SSCMethod,
         BDSCMethod,
         DSCNetMethod,
         CLBDSCMethod,
@@ -53,6 +55,7 @@ __all__ = [
     "RidgeMethod",
     "SENet",
     "SENetMethod",
+    "SSCMethod",
     "SSCNMethod",
     "TrainedModel",
 ]
