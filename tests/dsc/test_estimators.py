@@ -217,7 +217,7 @@ def test_a_refusal_names_what_would_fit(monkeypatch):
     fitting = int(text.split("fit up to ")[1].split()[0])
     assert required_bytes(fitting, None) <= 8 * 2**30 < required_bytes(int(fitting * 1.02), None)
     monkeypatch.setattr(pipeline, "_available_bytes", lambda: 100)
-    with pytest.raises(MemoryError, match="ridge_labels") as refused:
+    with pytest.raises(MemoryError, match="Alternatives: method ridge") as refused:
         fit_method(data, 10)
     assert "fit up to" not in str(refused.value)
 
