@@ -429,8 +429,9 @@ def fit(
 
         from dsc.auto import choose
         from dsc.baselines import BASELINES, run_baselines
+        from dsc.cache import default_cache
         from dsc.data import load
-        from dsc.features import FeatureConfig, default_cache
+        from dsc.features import FeatureConfig
         from dsc.methods import ClosedFormMethod
         from dsc.metrics import make_record
         from dsc.pipeline import fit_method

@@ -10,13 +10,10 @@ wait in a temporary file until they are known, so that memory grows by the rows 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import numbers
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,13 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from dsc.backbones import build_backbone, parse_size
+from dsc.cache import key, recalled, usable
 from dsc.data import Dataset
-from dsc.files import digest, read_tensors, write_tensors
 from dsc.scattering import Scattering
 from dsc.trainer import Callback, Progress
 
-FORMAT = 1
-CACHE_VARIABLE = "DSC_FEATURE_CACHE"
 # Samples at a time, when fitting and after: products of as many rows give the same bits.
 _CHUNK = 128
 _IN_MEMORY = 2**28  # bytes of rows that wait in memory; more of them wait in a file
@@ -309,88 +304,33 @@ def fitted(
     callback: Callback | None = None,
 ) -> Dataset:
     """As :func:`fit_features`, for a map that is there already and learns from the data in place."""
-    folder = None
-    if cache is not None and (features.config.kind != "raw" or features.config.pca is not None):
-        folder = _usable(Path(cache))
+    plain = features.config.kind == "raw" and features.config.pca is None
+    folder = None if plain else usable(cache)
+    learnt = _learnt(features)
+
+    def compute() -> dict[str, Tensor]:
+        return {"rows": torch.from_numpy(features.fit(data.X, scratch=folder, callback=callback)), **learnt}
+
     if folder is None:
-        rows = features.fit(data.X, callback=callback)
+        rows = compute()["rows"]
     else:
-        path = folder / f"{_key(features, data)}.safetensors"
-        kept = _kept(path, features, data.n_samples)
-        if kept is None:
-            kept = features.fit(data.X, scratch=folder, callback=callback)
-            _keep(path, features, kept)
-        rows = kept
-    return Dataset(rows, data.labels, data.name, None, data.files)
-
-
-def default_cache() -> Path | None:
-    """The folder that the command line and the estimators keep features in: that of the environment variable
-    DSC_FEATURE_CACHE, none where it is empty, and dsc/features in the user's folder of caches where it is not set.
-    """
-    given = os.environ.get(CACHE_VARIABLE)
-    if given is not None:
-        return Path(given) if given else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsc" / "features"
-
-
-def _usable(folder: Path) -> Path | None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        warnings.warn(f"features are not kept: {folder} cannot be made ({error})", stacklevel=3)
-        return None
-    return folder
-
-
-def _key(features: FeatureMap, data: Dataset) -> str:
-    """Of everything that decides the rows. The network's tensors stand for its weights and its package's version."""
-    identity = {
-        "format": FORMAT,
-        "torch": torch.__version__,
-        "config": {**asdict(features.config), "weights": ""},
-        "shape": data.X.shape,
-        "pixel_range": data.pixel_range,
-        "network": digest(features.network.state_dict().values()),
-    }
-    found = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    found.update(np.ascontiguousarray(data.X).data)
-    return found.hexdigest()
+        settings = {
+            "config": {**asdict(features.config), "weights": ""},
+            "shape": data.X.shape,
+            "pixel_range": data.pixel_range,
+        }
+        name = key(settings, [*features.network.state_dict().values(), _tensor(data.X)])
+        shapes = {"rows": (data.n_samples, features.dim), **{each: tuple(t.shape) for each, t in learnt.items()}}
+        found = recalled(folder, name, shapes, compute)
+        for each, tensor in learnt.items():
+            tensor.copy_(found[each])
+        rows = found["rows"]
+    return Dataset(rows.numpy(), data.labels, data.name, None, data.files)
 
 
 def _learnt(features: FeatureMap) -> dict[str, Tensor]:
     pairs = {"gain": features.gain, "mean": features.mean, "components": features.components}
     return {name: tensor for name, tensor in pairs.items() if tensor is not None}
-
-
-def _kept(path: Path, features: FeatureMap, n: int) -> npt.NDArray[np.float32] | None:
-    """Rows of the file, whose map takes over what was learnt; None where there is no such file, or a broken one."""
-    if not path.is_file():
-        return None
-    try:
-        tensors, header = read_tensors(path, FORMAT, "file of features")
-        learnt = _learnt(features)
-        shapes = {"rows": (n, features.dim), **{name: tuple(tensor.shape) for name, tensor in learnt.items()}}
-        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
-            raise ValueError(f"{path} holds other arrays than expected")
-        if header["digest"] != digest(tensors[name] for name in sorted(tensors)):
-            raise ValueError(f"{path} has changed since it was written")
-    except (ValueError, KeyError) as error:
-        warnings.warn(f"features are computed again: {error}", stacklevel=4)
-        return None
-    for name, tensor in learnt.items():
-        tensor.copy_(tensors[name])
-    rows: npt.NDArray[np.float32] = tensors["rows"].numpy()
-    return rows
-
-
-def _keep(path: Path, features: FeatureMap, rows: npt.NDArray[np.float32]) -> None:
-    tensors = {"rows": torch.from_numpy(rows), **_learnt(features)}
-    header = {"format": FORMAT, "digest": digest(tensors[name] for name in sorted(tensors))}
-    try:
-        write_tensors(path, tensors, header)
-    except OSError as error:
-        warnings.warn(f"features are not kept: {path} cannot be written ({error})", stacklevel=4)
 
 
 def _tensor(X: npt.NDArray[np.float32]) -> Tensor:

@@ -346,7 +346,15 @@ def fit_method(
     if feature_map is not None:
         data = fitted(feature_map, samples, cache=feature_cache, callback=callback)
     embedded = time.perf_counter()
-    training = fit(data, train_config, autoencoder=autoencoder, checkpoint=checkpoint, resume=resume, callback=callback)
+    training = fit(
+        data,
+        train_config,
+        autoencoder=autoencoder,
+        checkpoint=checkpoint,
+        resume=resume,
+        callback=callback,
+        cache=feature_cache,
+    )
     trained = time.perf_counter()
     graph = dataclasses.asdict(label_config)
     labelling = {name: graph.pop(name) for name in ("n_eigenvectors", "assign_labels")}

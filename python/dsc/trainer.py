@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsc.cache import usable
 from dsc.data import Dataset
 from dsc.files import digest, read_tensors, write_tensors
 from dsc.methods import (
@@ -184,6 +185,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     callback: Callback | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> TrainResult:
     """Trains a method and returns its coefficient matrix, that of the last epoch: nothing is selected.
 
@@ -197,12 +199,14 @@ def fit(
         Go on from `checkpoint` if it is there; the run then ends as it would have without the stop.
     callback
         Called after every epoch; what it raises ends the run, `KeyboardInterrupt` like Ctrl-C.
+    cache
+        A folder in which a method may keep what takes it long before the first step, as CLBDSC the features of views.
 
     Raises ValueError for data that do not fit the preset and for a checkpoint of another run (it
     names the settings that differ), DivergedError, and TrainingInterrupted, a KeyboardInterrupt.
     Deterministic on a CPU for a given number of threads. True labels are never read.
     """
-    return _Run(data, config, autoencoder, checkpoint, callback).trained(resume)
+    return _Run(data, config, autoencoder, checkpoint, callback, cache).trained(resume)
 
 
 def generator_for(seed: int, *purpose: int) -> torch.Generator:
@@ -337,8 +341,10 @@ class _Run:
         autoencoder: Autoencoder | None,
         checkpoint: str | os.PathLike[str] | None,
         callback: Callback | None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config = config
+        self.cache = cache
         self.given = autoencoder
         self.callback = callback
         self.device = torch.device(config.device)
@@ -544,11 +550,11 @@ class _Run:
             if interrupt.requested:
                 raise KeyboardInterrupt  # before the first step: nothing worth saving yet
 
-        model.report = report
+        model.report, model.cache = report, usable(self.cache)
         try:
             model.start(self.X, self._latent(model))
         finally:
-            model.report = None  # the model outlives the run
+            model.report = model.cache = None  # the model outlives the run
 
     def _train_epoch(
         self, model: TrainedModel, optimizers: list[torch.optim.Optimizer], epoch: int

@@ -192,6 +192,28 @@ def test_kept_views_are_fixed_by_the_seed_and_computed_once(monkeypatch):
     assert not passes
 
 
+def test_features_of_views_are_found_again(tiny_backbone, digits, tmp_path, monkeypatch):
+    data = load(digits[:40], pixel_range=(0, 16))
+    passes = []
+    forward = clbdsc.ImageBackbone.forward
+    monkeypatch.setattr(
+        clbdsc.ImageBackbone, "forward", lambda self, x, views=None: passes.append(len(x)) or forward(self, x, views)
+    )
+
+    def fitted(**settings):
+        passes.clear()
+        result = fit_method(data, 4, CLBDSCMethod(**settings), epochs=1, feature_cache=tmp_path, seed=1)
+        return result.training.model.view_features, sum(passes)
+
+    first, count = fitted()
+    assert count == 40 * 7  # the samples and six views
+    for settings in ({}, {"anchor": "z_hat", "temperature": 0.5}):
+        again, count = fitted(**settings)
+        assert count == 0
+        assert torch.equal(again, first)
+    assert fitted(jitter=0.1)[1] == 40 * 6
+
+
 def test_a_frozen_backbone_stays_and_a_tuned_one_moves(tiny_backbone, digits):
     data = load(digits[:60], pixel_range=(0, 16))
     before = clbdsc.build_backbone("", (1, 8, 8), pixel_range=(0.0, 1.0), image_views=None, pretrained=True)

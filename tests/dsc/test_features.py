@@ -9,6 +9,7 @@ import shlex
 import sys
 import types
 
+import dsc.cache as kept
 import dsc.cli as cli
 import dsc.features as features
 import dsc.pipeline as pipeline
@@ -19,7 +20,8 @@ import torch
 from dsc import BDSC, FeatureConfig, Predictor, fit_features, fit_method
 from dsc.backbones import MissingExtraError
 from dsc.data import Dataset, load
-from dsc.features import FeatureMap, default_cache
+from dsc.features import FeatureMap
+from dsc.files import write_tensors
 from dsc.methods import SSCNMethod
 from dsc.scattering import scattering_size
 from hypothesis import given, settings
@@ -368,7 +370,7 @@ def test_the_cache_is_found_by_what_decides_the_rows(fake_timm, digits, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "format"])
-def test_a_broken_file_is_made_anew(digits, tmp_path, damage, monkeypatch):
+def test_a_broken_file_is_made_anew(digits, tmp_path, damage):
     config = FeatureConfig(pca=4)
     first, _ = fit_features(digits, config, cache=tmp_path)
     (path,) = tmp_path.iterdir()
@@ -381,10 +383,9 @@ def test_a_broken_file_is_made_anew(digits, tmp_path, damage, monkeypatch):
     elif damage == "foreign":
         path.write_bytes(b"something else")
     else:
-        monkeypatch.setattr(features, "FORMAT", features.FORMAT)
-        other = features.write_tensors
         with safe_open(path, framework="pt") as file:
-            other(path, {"rows": file.get_tensor("rows")}, {"format": features.FORMAT, "digest": ""})
+            rows = file.get_tensor("rows")
+        write_tensors(path, {"rows": rows}, {"format": kept.FORMAT, "digest": ""})
     with pytest.warns(UserWarning, match="features are computed again"):
         again, _ = fit_features(digits, config, cache=tmp_path)
     np.testing.assert_array_equal(again.X, first.X)
@@ -399,7 +400,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(digits, tmp_path, monkey
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(features, "write_tensors", full)
+    monkeypatch.setattr(kept, "write_tensors", full)
     with pytest.warns(UserWarning, match="cannot be written .No space left"):
         fit_features(digits, FeatureConfig(pca=2), cache=tmp_path)
 
@@ -411,12 +412,12 @@ def test_raw_samples_are_not_kept(digits, tmp_path):
 
 def test_default_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("DSC_FEATURE_CACHE", str(tmp_path))
-    assert default_cache() == tmp_path
+    assert kept.default_cache() == tmp_path
     monkeypatch.setenv("DSC_FEATURE_CACHE", "")
-    assert default_cache() is None
+    assert kept.default_cache() is None
     monkeypatch.delenv("DSC_FEATURE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "dsc" / "features"
+    assert kept.default_cache() == tmp_path / "dsc" / "features"
 
 
 # -- through a run --

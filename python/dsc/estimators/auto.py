@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsc.auto import choose
+from dsc.cache import default_cache
 from dsc.data import Dataset
 from dsc.estimators.base import SubspaceClusterer
-from dsc.features import as_config, default_cache
+from dsc.features import as_config
 from dsc.pipeline import FitResult, fit_method
 from dsc.trainer import Callback
 
@@ -40,7 +41,7 @@ class AutoSubspaceClustering(SubspaceClusterer):
     Notes
     -----
     Cost: that of :class:`RidgeSubspaceClustering`, and the features: about 3 ms an image of 32 x 32 for scattering and
-    25 to 75 ms for the network on one core. They are kept in a cache, see :func:`dsc.features.default_cache`.
+    25 to 75 ms for the network on one core. They are kept in a cache, see :func:`dsc.cache.default_cache`.
 
     Examples
     --------

@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from dsc.cache import default_cache
 from dsc.data import Dataset, load
-from dsc.features import FeatureConfig, default_cache
+from dsc.features import FeatureConfig
 from dsc.methods import Method
 from dsc.pipeline import FitResult, fit_method
 from dsc.presets import Affinity, AssignLabels, Preset, get_preset

@@ -33,7 +33,7 @@ class BDSC(AutoencoderClustering):
         What the method is given instead of X: "scattering" (needs ``pip install 'dsc-ext[scattering]'``),
         "efficientnet-lite0" or "timm:NAME" for rows that these make of images, or a :class:`dsc.FeatureConfig`, which
         can also centre, keep principal components and scale to unit length. Kept between runs, see
-        :func:`dsc.features.default_cache`. New samples go the same way.
+        :func:`dsc.cache.default_cache`. New samples go the same way.
     preset : {"orl", "coil20", "coil100", "eyaleb", "digits"} or Preset, optional
         Network, loss weights, epochs and post-processing of a published data set. By default they
         follow from the shape of a sample.

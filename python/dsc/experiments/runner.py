@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from dsc.baselines import BASELINES, Baseline, run_baselines
+from dsc.cache import default_cache
 from dsc.data import Dataset
 from dsc.experiments.experiment import Arm, Data, Experiment
 from dsc.experiments.records import Record, read_records, write_records
-from dsc.features import FeatureConfig, default_cache, fit_features
+from dsc.features import FeatureConfig, fit_features
 from dsc.files import write_json
 from dsc.methods import AutoencoderMethod, RidgeMethod
 from dsc.metrics import evaluate

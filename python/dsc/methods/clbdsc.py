@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsc.backbones import Backbone, ImageBackbone, build_backbone, parse_size
+from dsc.cache import key, recalled
 from dsc.methods.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
 from dsc.networks import dense_layers
 from dsc.presets import Preset
@@ -240,7 +241,7 @@ class CLBDSC(TrainedModel):
             return kept
         if not self.begun:
             backbone.fit(x)
-        features = torch.cat([self._passed(part, 0, i * batch_size) for i, part in enumerate(x.split(batch_size))])
+        features = self._features(x, 0, batch_size)
         if not self.begun:
             head.fit(features)
             if not self.settings.tune:
@@ -258,17 +259,32 @@ class CLBDSC(TrainedModel):
         if self.settings.tune:
             return
         for i, view in enumerate(self.view_features):
-            drawn = self.encoder.backbone.draw(len(x), self._seed)
-            for rows in torch.arange(len(x), device=x.device).split(100):
-                view[rows] = self._passed(x[rows], i + 1, int(rows[0]), drawn[rows.cpu()])
+            view.copy_(self._features(x, i + 1, 100, self.encoder.backbone.draw(len(x), self._seed)))
 
-    def _passed(self, x: Tensor, index: int, first: int, views: Tensor | None = None) -> Tensor:
-        """Feature rows of samples from `first` on, and the report that so much of pass `index` is done."""
-        features: Tensor = self.encoder.backbone(x, views)
-        if self.report is not None and isinstance(self.encoder.backbone, ImageBackbone):
-            n = self.bank.features.shape[0]
-            self.report(index * n + first + len(x), (1 + (0 if self.settings.tune else self.settings.views)) * n)
-        return features
+    def _features(self, x: Tensor, index: int, batch_size: int, views: Tensor | None = None) -> Tensor:
+        """Feature rows (N, f) of all samples, pass `index` of those before training; a frozen network's from the cache
+        where they are in it.
+        """
+        backbone, n = self.encoder.backbone, len(x)
+        passes = 1 + (0 if self.settings.tune else self.settings.views)
+
+        def compute() -> dict[str, Tensor]:
+            parts = []
+            drawn = [None] * n if views is None else views.split(batch_size)
+            for part, view in zip(x.split(batch_size), drawn, strict=False):
+                parts.append(backbone(part, view))
+                if self.report is not None and isinstance(backbone, ImageBackbone):
+                    self.report(index * n + sum(map(len, parts)), passes * n)
+            return {"rows": torch.cat(parts)}
+
+        if self.cache is None or self.settings.tune or not isinstance(backbone, ImageBackbone):
+            return compute()["rows"]
+        settings = {"name": self.settings.backbone, "size": backbone.size, "pixel_range": backbone.pixel_range}
+        name = key(
+            {**settings, "views": None if views is None else asdict(backbone.views)},
+            [*backbone.state_dict().values(), x, *([] if views is None else [views])],
+        )
+        return recalled(self.cache, name, {"rows": (n, backbone.dim)}, compute)["rows"].to(x)
 
     def begin_epoch(self, x: Tensor, epoch: int, generator: torch.Generator) -> None:
         """Draws a view of each sample: one of those kept, or a new one where the backbone is tuned."""

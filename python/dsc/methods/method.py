@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -69,6 +70,8 @@ class TrainedModel(Model):
     max_gradient_norm: float | None = None
     # Takes how much of the work before the first step is done, and of how much; set where that is worth showing.
     report: Callable[[int, int], None] | None = None
+    # A folder for what takes long before the first step; set where there is one.
+    cache: Path | None = None
 
     def start(self, x: Tensor, latent: Tensor) -> None:
         """Called once before the first step, with all samples, (N, ...), and their latent rows, (N, h), in order."""
