@@ -122,7 +122,8 @@ class Experiment:
 
     reading: what the measured table says, in words; written after looking at it. figure: of all records.
     baseline_features: what the baselines get instead of the samples, where the method itself makes features of them.
-    peers: what else runs where the baselines do, on the first data set alone.
+    peers: what else runs where the baselines do, on the first data set alone. stages: tell wall seconds of C, graph and
+    labels apart, and cpu seconds.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Experiment:
     baseline_seeds: int = 5
     baseline_features: FeatureConfig | None = None
     peers: Mapping[str, Baseline] = field(default_factory=dict)
+    stages: bool = False
     reading: str = ""
 
     @property

@@ -22,10 +22,15 @@ HEADS = (
     "ARI",
     "ACC spectral",
     "ACC held out",
+    "µs each",
     "stability",
     "drift",
     "parameters",
     "seconds",
+    "C",
+    "graph",
+    "labels",
+    "cpu s",
     "peak MB",
 )
 
@@ -53,7 +58,9 @@ def table(experiment: Experiment, records: list[Record], data: Data) -> str:
     """Markdown: an arm a row, in the order of the declaration, then baselines, then what was published."""
     by_arm = arms_of(records, data.name)
     rows = [
-        _arm_row(arm.label, by_arm[arm.label]) for arm in experiment.arms if arm.data == data and arm.label in by_arm
+        {**_arm_row(arm.label, by_arm[arm.label]), **(_stages(by_arm[arm.label]) if experiment.stages else {})}
+        for arm in experiment.arms
+        if arm.data == data and arm.label in by_arm
     ]
     for name, found in baselines_of(records, data.name).items():
         scores = {score.upper(): spread([one[score] for one in found]) for score in SCORES}
@@ -65,6 +72,13 @@ def table(experiment: Experiment, records: list[Record], data: Data) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _stages(found: list[Record]) -> dict[str, str]:
+    """Wall seconds of each stage, and those of all cores; features come from the cache."""
+    names = {"C": "training", "graph": "affinity", "labels": "labels"}
+    row = {head: f"{mean(r['stages'][stage] for r in found):.1f}" for head, stage in names.items()}
+    return {**row, "cpu s": f"{mean(r['cpu_seconds'] for r in found):.0f}"}
+
+
 def _arm_row(label: str, found: list[Record]) -> dict[str, str]:
     row = {"": label, "seeds": str(len(found)), "parameters": f"{found[0]['parameters']:,}"}
     row |= {score.upper(): spread([r["scores"][score] for r in found]) for score in SCORES}
@@ -73,6 +87,7 @@ def _arm_row(label: str, found: list[Record]) -> dict[str, str]:
         row["ACC spectral"] = spread([r["spectral_scores"]["acc"] for r in found])
     if "held_out" in found[0]:
         row["ACC held out"] = spread([r["held_out"]["acc"] for r in found])
+        row["µs each"] = f"{mean(r['held_out']['microseconds_per_sample'] for r in found):.0f}"
     if "stability" in found[0]:
         row["stability"] = f"{mean(r['stability'] for r in found):.2f}".removeprefix("0")
     if "drift" in found[0]["last_epoch"]:

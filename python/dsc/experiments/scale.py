@@ -64,5 +64,6 @@ spectral clustering. And fitted to 10,000 digits, how well are the other 60,000 
         Published("k-means", ALL, 0.5352, None, 0.3630, YOU),
     ),
     baseline_seeds=1,
+    stages=True,
     peers={"scikit-learn, 5-NN, AMG, 12 vectors": scikit_learn},
 )
