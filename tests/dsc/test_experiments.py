@@ -13,7 +13,8 @@ from dsc.experiments.figures import bars, heat_map, over_batches
 from dsc.experiments.records import read_records
 from dsc.experiments.results import section, spread, write_page
 from dsc.experiments.runner import run_experiment
-from dsc.methods import BDSCMethod, SSCNMethod
+from dsc.features import FeatureConfig
+from dsc.methods import BDSCMethod, RidgeMethod, SSCNMethod
 
 DATA = Data("patterns", "patterns.npz", 3, (0.0, 1.0), part="train", held_out="test")
 QUICK = {"epochs": 2}
@@ -142,3 +143,44 @@ def test_a_missing_data_set_and_foreign_records_are_refused(folder, tmp_path):
     (tmp_path / "r.json").write_text('{"experiment": "other", "format": 1, "records": []}')
     with pytest.raises(ValueError, match=r"expected records of the experiment small .*'other'"):
         run_experiment(EXPERIMENT, folder, tmp_path / "r.json", cache=tmp_path)
+
+
+def first_half(X, n_clusters, seed):
+    """A peer: half of the samples one cluster, half another."""
+    assert X.shape[1] == 4  # it gets the features
+    return (np.arange(len(X)) >= len(X) // 2).astype(np.int64)
+
+
+def test_closed_forms_on_features_of_a_part_beside_peers(folder, tmp_path):
+    whole = replace(DATA, part=None, held_out=None)
+    some = replace(DATA, name="some").as_features("components", FeatureConfig(pca=4))
+    experiment = Experiment(
+        name="closed",
+        title="Closed",
+        question="?",
+        arms=(Arm("ridge", some, RidgeMethod(), None),),
+        seeds=1,
+        figure=lambda records: bars(records, (some.name, some.name, some.name), columns=2),
+        peers={"first half": first_half},
+        stages=True,
+    )
+    records = run_experiment(experiment, folder, tmp_path / "closed.json", cache=tmp_path)
+    (arm,) = (r for r in records if "scores" in r)
+    assert arm["data"] == "some components"
+    assert arm["epochs"] == 0
+    assert 0 <= arm["stability"] <= 1
+    baselines = next(r for r in records if "baselines" in r)["baselines"]
+    # The arm is the ridge baseline already.
+    assert [b["method"] for b in baselines] == ["k-means", "k-means, unit rows", "5-NN graph", "first half"]
+    text = section(experiment, records, "closed.png")
+    heads, row = (next(line for line in text.splitlines() if line.startswith(start)) for start in ("|  |", "| ridge |"))
+    for head in ("C", "graph", "labels", "cpu s", "stability", "ACC held out", "µs each"):
+        assert f" {head} |" in heads
+    assert heads.count("|") == row.count("|")
+    assert len(experiment.figure(records).axes) == 4
+
+    thin = whole.thinned(5)
+    assert thin.name == "patterns, 5 a class"
+    data, _ = thin.read(folder)
+    assert np.bincount(data.labels).tolist() == [5, 5, 5]
+    np.testing.assert_array_equal(data.X, thin.read(folder)[0].X)
