@@ -33,15 +33,24 @@ def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def ridge_solution(Z: Tensor, lam: float) -> Tensor:
-    """S (f, N) in Z's dtype for rows Z (N, f), λ > 0; solved in float64.
+    """S (f, N) in Z's dtype for rows Z (N, f), λ > 0; by Cholesky in float64.
 
-    Costs O(N f min(N, f)) time; memory O(N f) and the square of the smaller.
+    Costs O(N f min(N, f)) time; memory O(N f) and the square of the smaller. Raises ValueError where λ is lost in the
+    rounding of a singular Gram matrix.
     """
     n, f = Z.shape
     wide = Z.double()
     if f < n:  # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ
-        return torch.linalg.solve(wide.T @ wide + lam * torch.eye(f).to(wide), wide.T).to(Z)
-    return torch.linalg.solve(wide @ wide.T + lam * torch.eye(n).to(wide), wide).T.to(Z)
+        return _solve_spd(wide.T @ wide, lam, wide.T).to(Z)
+    return _solve_spd(wide @ wide.T, lam, wide).T.to(Z)
+
+
+def _solve_spd(gram: Tensor, lam: float, right: Tensor) -> Tensor:
+    gram.diagonal().add_(lam)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        raise ValueError(f"lam: expected a ridge that rows as dependent as these can be solved with, got {lam:g}")
+    return torch.cholesky_solve(right, factor)
 
 
 def ridge_coefficients(Z: Tensor, lam: float) -> Tensor:

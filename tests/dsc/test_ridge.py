@@ -116,3 +116,9 @@ def test_hard_input(digits):
 
 def test_memory_grows_with_n_alone():
     assert required_bytes(10**6, None, method=RidgeMethod(), affinity="sparse") < 6e9
+
+
+def test_a_ridge_lost_in_rounding_is_refused():
+    Z = torch.ones(5, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"lam: .* got 1e-30"):
+        ridge_coefficients(Z, 1e-30)
