@@ -44,7 +44,9 @@ app = typer.Typer(
 
 # Mirrors of what the modules below accept, which load only when a command runs; tests hold them together.
 MethodName = Literal["auto", "ridge", "ssc", "bdsc", "dscnet", "clbdsc", "sscn", "senet", "energy"]
-ExperimentName = Literal["table1", "figure4", "consistency", "anchor", "sscn", "features", "clbdsc-vs-bdsc", "scale"]
+ExperimentName = Literal[
+    "table1", "figure4", "consistency", "anchor", "sscn", "features", "auto", "clbdsc-vs-bdsc", "scale"
+]
 PresetName = Literal["orl", "coil20", "coil100", "eyaleb", "mnist", "digits"]
 AffinityName = Literal["post", "plain", "sparse", "neighbours"]
 AssignName = Literal["discretize", "kmeans", "cluster_qr"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsc_ext import topk_coefficients
 
-# Scores of rows with all rows that exist at a time: enough rows that reading Z for each lot of them is cheap.
+# Entries of a temporary matrix: enough rows at a time that what is read for each lot of them anew is cheap.
 BLOCK_ENTRIES = 2**24
 
 
@@ -35,22 +35,31 @@ def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
 def ridge_solution(Z: Tensor, lam: float) -> Tensor:
     """S (f, N) in Z's dtype for rows Z (N, f), λ > 0; by Cholesky in float64.
 
-    Costs O(N f min(N, f)) time; memory O(N f) and the square of the smaller. Raises ValueError where λ is lost in the
-    rounding of a singular Gram matrix.
+    Costs O(N f min(N, f)) time; memory that of S, and in float64 the square of the smaller of N and f. Raises
+    ValueError where λ is lost in the rounding of a singular Gram matrix.
     """
     n, f = Z.shape
-    wide = Z.double()
-    if f < n:  # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ
-        return _solve_spd(wide.T @ wide, lam, wide.T).to(Z)
-    return _solve_spd(wide @ wide.T, lam, wide).T.to(Z)
+    if n <= f:
+        wide = Z.double()
+        return torch.cholesky_solve(wide, _factor(wide @ wide.T, lam)).T.to(Z)
+    # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ, by parts: Z in float64 would be twice as large as Z.
+    parts = Z.split(max(1, BLOCK_ENTRIES // f))
+    gram = torch.zeros(f, f, dtype=torch.float64, device=Z.device)
+    for part in parts:
+        gram.addmm_(part.T.double(), part.double())
+    factor = _factor(gram, lam)
+    S = Z.new_empty(f, n)
+    for part, place in zip(parts, S.split(max(1, BLOCK_ENTRIES // f), dim=1), strict=True):
+        place.copy_(torch.cholesky_solve(part.T.double(), factor))
+    return S
 
 
-def _solve_spd(gram: Tensor, lam: float, right: Tensor) -> Tensor:
+def _factor(gram: Tensor, lam: float) -> Tensor:
     gram.diagonal().add_(lam)
     factor, failed = torch.linalg.cholesky_ex(gram)
     if failed:
         raise ValueError(f"lam: expected a ridge that rows as dependent as these can be solved with, got {lam:g}")
-    return torch.cholesky_solve(right, factor)
+    return factor
 
 
 def ridge_coefficients(Z: Tensor, lam: float) -> Tensor:

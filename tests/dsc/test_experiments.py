@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from dsc.experiments import NAMES, get_experiment
+from dsc.experiments import NAMES, get_experiment, runner
 from dsc.experiments.experiment import Arm, Data, Experiment, Published
 from dsc.experiments.figures import bars, heat_map, over_batches
 from dsc.experiments.records import read_records
@@ -145,6 +146,12 @@ def test_a_missing_data_set_and_foreign_records_are_refused(folder, tmp_path):
         run_experiment(EXPERIMENT, folder, tmp_path / "r.json", cache=tmp_path)
 
 
+def test_peak_memory_of_a_run_is_not_that_of_its_parent():
+    held = np.ones(2**30, np.uint8)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(runner._peak_bytes) < held.nbytes
+
+
 def first_half(X, n_clusters, seed):
     """A peer: half of the samples one cluster, half another."""
     assert X.shape[1] == 4  # it gets the features
@@ -158,18 +165,20 @@ def test_closed_forms_on_features_of_a_part_beside_peers(folder, tmp_path):
         name="closed",
         title="Closed",
         question="?",
-        arms=(Arm("ridge", some, RidgeMethod(), None),),
+        arms=(Arm("ridge", some, RidgeMethod(), None), Arm("free", whole, None, None)),
         seeds=1,
         figure=lambda records: bars(records, (some.name, some.name, some.name), columns=2),
         peers={"first half": first_half},
         stages=True,
     )
     records = run_experiment(experiment, folder, tmp_path / "closed.json", cache=tmp_path)
-    (arm,) = (r for r in records if "scores" in r)
+    arm, free = (r for r in records if "scores" in r)
+    assert free["method"] == {"name": "auto"}
+    assert free["chosen"]["method"] == "ridge"
     assert arm["data"] == "some components"
     assert arm["epochs"] == 0
     assert 0 <= arm["stability"] <= 1
-    baselines = next(r for r in records if "baselines" in r)["baselines"]
+    baselines = next(r for r in records if r["label"] == "baselines" and r["data"] == some.name)["baselines"]
     # The arm is the ridge baseline already.
     assert [b["method"] for b in baselines] == ["k-means", "k-means, unit rows", "5-NN graph", "first half"]
     text = section(experiment, records, "closed.png")

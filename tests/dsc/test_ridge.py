@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from dsc import ridge
 from dsc.affinity import sparse_affinity
 from dsc.data import load
 from dsc.methods import RidgeMethod
@@ -116,6 +117,14 @@ def test_hard_input(digits):
 
 def test_memory_grows_with_n_alone():
     assert required_bytes(10**6, None, method=RidgeMethod(), affinity="sparse") < 6e9
+
+
+def test_many_parts_are_one(monkeypatch):
+    Z = rows(50, 7, 0)
+    whole, kept = ridge_coefficients(Z, 2.0), strongest_ridge(Z, 2.0, 3).to_dense()
+    monkeypatch.setattr(ridge, "BLOCK_ENTRIES", 64)
+    np.testing.assert_allclose(ridge_coefficients(Z, 2.0), whole, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(strongest_ridge(Z, 2.0, 3).to_dense(), kept, rtol=1e-9)
 
 
 def test_a_ridge_lost_in_rounding_is_refused():

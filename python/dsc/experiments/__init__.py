@@ -6,7 +6,7 @@ from importlib import import_module
 
 from dsc.experiments.experiment import Experiment
 
-NAMES = ("table1", "figure4", "consistency", "anchor", "sscn", "features", "clbdsc-vs-bdsc", "scale")
+NAMES = ("table1", "figure4", "consistency", "anchor", "sscn", "features", "auto", "clbdsc-vs-bdsc", "scale")
 
 
 def get_experiment(name: str) -> Experiment:

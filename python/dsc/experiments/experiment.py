@@ -83,12 +83,13 @@ MNIST = Data("mnist-10k", "mnist.npz", 10, (0.0, 255.0), part="test", held_out="
 class Arm:
     """One setting, run with every seed: data, method, and options of :func:`dsc.pipeline.fit_method`.
 
-    batches: how many an epoch has; None takes the method's own batch size.
+    method: None leaves method and features to :func:`dsc.auto.choose`. batches: how many an epoch has; None takes the
+    method's own batch size.
     """
 
     label: str
     data: Data
-    method: Method
+    method: Method | None
     batches: int | None = 1
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -97,7 +98,7 @@ class Arm:
         return {
             "label": self.label,
             "data": self.data.name,
-            "method": self.method.settings(),
+            "method": {"name": "auto"} if self.method is None else self.method.settings(),
             "batches": self.batches,
             "options": dict(self.options),
         }

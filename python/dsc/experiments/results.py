@@ -16,6 +16,7 @@ from dsc.files import replacing
 SCORES = ("acc", "nmi", "ari")
 HEADS = (
     "",
+    "chosen",
     "seeds",
     "ACC",
     "NMI",
@@ -85,6 +86,8 @@ def _arm_row(label: str, found: list[Record]) -> dict[str, str]:
     # Where labels are those of a classifier, the ones it learnt from.
     if any(r["spectral_scores"] != r["scores"] for r in found):
         row["ACC spectral"] = spread([r["spectral_scores"]["acc"] for r in found])
+    if "chosen" in found[0]:
+        row["chosen"] = ", ".join(sorted({f"{r['chosen']['method']} on {r['chosen']['features']}" for r in found}))
     if "held_out" in found[0]:
         row["ACC held out"] = spread([r["held_out"]["acc"] for r in found])
         row["µs each"] = f"{mean(r['held_out']['microseconds_per_sample'] for r in found):.0f}"

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from dsc.auto import choose
 from dsc.baselines import BASELINES, Baseline, run_baselines
 from dsc.cache import default_cache
 from dsc.data import Dataset
@@ -135,15 +136,18 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     autoencoder = None
     if isinstance(arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
         autoencoder, record["pretraining"] = _pretrained(arm, data, n_clusters, run.seed, cache)
-    batch_size = arm.method.batch_size
-    if arm.batches is not None:
-        batch_size = -(-data.n_samples // arm.batches)
     start, processed = time.perf_counter(), time.process_time()
+    method, features = arm.method, run.data.features
+    if method is None:
+        choice = choose(data, n_clusters, seed=run.seed, cache=default_cache())
+        method, features = choice.method, choice.features
+        record["chosen"] = {"method": method.name, "features": features.kind, "cuts": choice.cuts}
+    batch_size = method.batch_size if arm.batches is None else -(-data.n_samples // arm.batches)
     result = fit_method(
         data,
         n_clusters,
-        arm.method,
-        features=run.data.features,
+        method,
+        features=features,
         feature_cache=default_cache(),
         batch_size=batch_size,
         seed=run.seed,
@@ -180,6 +184,10 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
 
 
 def _peak_bytes() -> int:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: ru_maxrss of a child begins at what its parent held
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
