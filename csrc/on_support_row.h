@@ -222,7 +222,7 @@ DSC_TEAM T meeting(const SupportRow<T>& row, int j, T gone_sign, T& sign) {
     return above >= below ? above : below;
 }
 
-constexpr int kEventsPerAtom = 50;  // no row is known to need more than two
+constexpr int kEventsPerAtom = 50;  // a bound, should rounding make atoms join and leave in a circle
 
 template <class T, class Team>
 DSC_TEAM void elastic_net(SupportRow<T>& row, const Team& team, T l1, T l2) {

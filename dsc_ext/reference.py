@@ -247,13 +247,16 @@ def on_support_rounding(k: int, dtype: torch.dtype) -> float:
 
 
 def solve_on_active(G: Tensor, active: Tensor, shift: Tensor | float, right: Tensor) -> Tensor:
-    """(G_AA + shift I)⁻¹ right_A, zero off the active set A (B, k); right (B, k), shift one number or (B,)."""
+    """(G_AA + shift I)⁻¹ right_A, zero off the active set A (B, k); right (B, k), shift one number or (B,). NaN in rows
+    whose system is singular in this precision.
+    """
     both = active[:, :, None] & active[:, None, :]
     diagonal = torch.where(active, torch.as_tensor(shift, dtype=G.dtype, device=G.device).reshape(-1, 1), 1.0)
     system = G.masked_fill(~both, 0.0) + diagonal.diag_embed()
-    return torch.linalg.solve_ex(system, right.masked_fill(~active, 0.0)[..., None])[0][..., 0].masked_fill(
-        ~active, 0.0
-    )
+    # By Cholesky: PyTorch 2.13's batched LU (with MKL, on two threads) has been seen to fail and to hang.
+    factor, failed = torch.linalg.cholesky_ex(system)
+    found = torch.cholesky_solve(right.masked_fill(~active, 0.0)[..., None], factor)[..., 0]
+    return found.masked_fill(~active, 0.0).masked_fill(active & (failed > 0)[:, None], torch.nan)
 
 
 def _visible(c: Tensor, G: Tensor, square: Tensor, counts: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ The gradient needs no solver: on the active set A (every entry of ridge, else th
 
     ∂L/∂q = v,     ∂L/∂x_s = u_s r − c_s v
 
-u comes from PyTorch's batched solver, a block of rows at a time (``on_support_adjoint``, an op of its own so that it
+u comes from PyTorch's batched Cholesky, a block of rows at a time (``on_support_adjoint``, an op of its own so that it
 traces), and the sums over entries are those of :func:`sparse_self_expression`.
 """
 
