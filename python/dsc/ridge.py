@@ -24,16 +24,17 @@ def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
     centring leaves nothing of but rounding, is zero in the end: it has no direction.
     """
     length = torch.linalg.vector_norm(X, dim=1, keepdim=True)
-    unit = torch.where(length > 0, X / length, 0.0)
+    rows = X / torch.where(length > 0, length, 1.0)
     if mean is None:
-        mean = unit.mean(dim=0)
-    centred = unit - mean
-    rest = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    return torch.where((length > 0) & (rest > 16 * torch.finfo(X.dtype).eps), centred / rest, 0.0), mean
+        mean = rows.mean(dim=0)
+    rows -= mean
+    rest = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    rows /= torch.where((length > 0) & (rest > 16 * torch.finfo(X.dtype).eps), rest, torch.inf)
+    return rows, mean
 
 
 def ridge_solution(Z: Tensor, lam: float) -> Tensor:
-    """S (f, N) in Z's dtype for rows Z (N, f), λ > 0; by Cholesky in float64.
+    """S (f, N) in Z's dtype for rows Z (N, f), λ > 0; by Cholesky in float64. Its transpose is contiguous.
 
     Costs O(N f min(N, f)) time; memory that of S, and in float64 the square of the smaller of N and f. Raises
     ValueError where λ is lost in the rounding of a singular Gram matrix.
@@ -41,17 +42,14 @@ def ridge_solution(Z: Tensor, lam: float) -> Tensor:
     n, f = Z.shape
     if n <= f:
         wide = Z.double()
-        return torch.cholesky_solve(wide, _factor(wide @ wide.T, lam)).T.to(Z)
+        return torch.cholesky_solve(wide, _factor(wide @ wide.T, lam)).to(Z).contiguous().T
     # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ, by parts: Z in float64 would be twice as large as Z.
     parts = Z.split(max(1, BLOCK_ENTRIES // f))
     gram = torch.zeros(f, f, dtype=torch.float64, device=Z.device)
     for part in parts:
         gram.addmm_(part.T.double(), part.double())
     factor = _factor(gram, lam)
-    S = Z.new_empty(f, n)
-    for part, place in zip(parts, S.split(max(1, BLOCK_ENTRIES // f), dim=1), strict=True):
-        place.copy_(torch.cholesky_solve(part.T.double(), factor))
-    return S
+    return torch.cat([torch.cholesky_solve(part.T.double(), factor).T.to(Z) for part in parts]).T
 
 
 def _factor(gram: Tensor, lam: float) -> Tensor:
@@ -76,7 +74,7 @@ def strongest_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
     N² f beside the solve; memory O(N f). Ties to the lowest j.
     """
     n = Z.shape[0]
-    S = ridge_solution(Z, lam).T.contiguous()
+    S = ridge_solution(Z, lam).T
     own = (Z * S).sum(dim=1)
     b = 1.0 / (1.0 - own)  # C = diag(b) H off the diagonal, and H is symmetric
     score, column = Z.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=Z.device)
