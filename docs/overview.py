@@ -1,6 +1,6 @@
 """Draws docs/overview.png, the README's picture, from a run on scikit-learn's digits:
 
-    dsc fit --data digits --out runs/digits && python docs/overview.py runs/digits
+    dsc fit --data digits --method bdsc --out runs/digits && python docs/overview.py runs/digits
 
 Left to right, what the package does: samples, the coefficient matrix that writes each as a combination of the others,
 and the groups that spectral clustering of |C| + |C|ᵀ finds.
