@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from dsc.ridge import ridge_solution, unit_rows
+from dsc_ext import topk_coefficients
 
 VOTERS = 5
 
@@ -38,7 +39,7 @@ class CoefficientVote(nn.Module):
     def fitted(cls, latent: Tensor, labels: Tensor, n_clusters: int) -> CoefficientVote:
         """From the latent rows (N, h) of the fitted samples and their clusters (N,). O(N h min(N, h))."""
         Z, mean = unit_rows(latent)
-        return cls(mean, ridge_solution(Z, len(Z) / n_clusters).contiguous(), labels, n_clusters)
+        return cls(mean, ridge_solution(Z, len(Z) / n_clusters).T, labels, n_clusters)
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], n_clusters: int) -> CoefficientVote:
@@ -46,6 +47,7 @@ class CoefficientVote(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         rows, _ = unit_rows(latent, self.mean)
-        values, indices = (rows @ self.solution).topk(min(VOTERS, self.labels.shape[0]), dim=1)
+        voters = min(VOTERS, self.labels.shape[0])
+        values, indices = topk_coefficients((rows, self.solution), voters, signed=True, zero_diagonal=False)
         votes = rows.new_zeros(rows.shape[0], self.n_clusters)
         return votes.scatter_add_(1, self.labels[indices], values.clamp_min(0.0))

@@ -26,7 +26,7 @@ from dsc.presets import LossWeights, Preset, prepare
 if TYPE_CHECKING:
     from dsc.trainer import TrainConfig, TrainResult
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def ridge_solution(Z: Tensor, lam: float) -> Tensor:
         wide = Z.double()
         return torch.cholesky_solve(wide, _factor(wide @ wide.T, lam)).to(Z).contiguous().T
     # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ, by parts: Z in float64 would be twice as large as Z.
-    parts = Z.split(max(1, BLOCK_ENTRIES // f))
+    parts = Z.split(max(1, BLOCK_ENTRIES // (4 * f)))
     gram = torch.zeros(f, f, dtype=torch.float64, device=Z.device)
     for part in parts:
         gram.addmm_(part.T.double(), part.double())
