@@ -6,7 +6,7 @@ from dsc.experiments.experiment import COIL20, COIL100, COIL100_RGB, ORL, ORL_LA
 from dsc.experiments.experiment import MNIST as MNIST_SPLIT
 from dsc.experiments.figures import bars
 from dsc.features import FeatureConfig
-from dsc.methods import BDSCMethod, CLBDSCMethod, RidgeMethod, SENetMethod
+from dsc.methods import BDSCMethod, CLBDSCMethod, EnergyMethod, RidgeMethod, SENetMethod
 
 LITE0 = FeatureConfig("efficientnet-lite0")
 SCATTERING = FeatureConfig("scattering", pca=500)
@@ -38,10 +38,18 @@ differ from those of the papers.""",
         *(Arm("ridge", data, RidgeMethod(), None) for data in INPUTS),
         Arm("DSC-Net (BDSC, 1 batch)", ORL, BDSCMethod(), 1, {"preset": "orl"}),
         Arm("DSC-Net (BDSC, 1 batch)", COIL20, BDSCMethod(), 1, {"preset": "coil20"}),
+        Arm("energy-based (our reading of an abstract)", ORL, EnergyMethod(), None, {"preset": "orl"}),
+        Arm("energy-based (our reading of an abstract)", COIL20, EnergyMethod(), None, {"preset": "coil20"}),
         Arm("CLBDSC, a head on the rows", _ORL_LITE0, CLBDSCMethod(backbone="none"), None),
         Arm("CLBDSC, a head on the rows", _COIL20_LITE0, CLBDSCMethod(backbone="none"), None),
         Arm("SENet", _MNIST_SCATTERING, SENetMethod(), None),
     ),
     seeds=3,
     figure=lambda records: bars(records, tuple(data.name for data in INPUTS), columns=4),
+    reading="""Features decide: from pixels to rows of a frozen network ridge gains ten points on ORL (of larger images),
+sixteen on COIL-20, twenty on grey COIL-100; from pixels to scattering twenty on MNIST. Self-expression adds to the 5-NN
+graph where a group has few samples (ORL, ten a person: .85 beside .72, .95 beside .93) and a point on MNIST; on COIL,
+a chain of poses for each object, the plain graph is as good or better. Training adds seven points to COIL-20's pixels,
+where scattering adds as much without, and next to nothing on ORL's; a contrastive head on the rows adds nothing. SENet
+at a twentieth of its published steps stays far behind the closed form on the same rows.""",
 )
