@@ -36,7 +36,7 @@ features; the baselines get the same features.""",
     ),
     baseline_features=FeatureConfig(BACKBONE),
     reading="""Neither matters: all four are between .962 and .964, the spread over seeds is .008. Closed-form ridge
-on the same features, without any training, is less than a point behind, the 5-NN graph three and a half. That the paper's anchor
-pushes ẑ away from its own cluster does no harm where C starts at the closed form and twenty epochs move the head
-little.""",
+on the same features, without any training, is less than a point behind, the 5-NN graph three and a half. That the
+paper's anchor pushes ẑ away from its own cluster does no harm where C starts at the closed form and twenty epochs move
+the head little.""",
 )
