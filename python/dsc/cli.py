@@ -1,13 +1,15 @@
 """The command line: `dsc fit`, `dsc predict`, `dsc methods`, `dsc presets`, `dsc experiment`, `dsc --version`.
 
 Owns options, progress, messages and exit codes: 0 done, 2 wrong input (one line, no traceback), 130
-stopped by Ctrl-C (with the command that resumes). All work is done by `dsc.pipeline.fit_method`,
+stopped by Ctrl-C or SIGTERM (with the command that resumes). All work is done by `dsc.pipeline.fit_method`,
 the baselines and the report; heavy modules load when a command runs, so that --help is quick.
 """
 
 from __future__ import annotations
 
 import shlex
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -306,6 +308,9 @@ def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
         from dsc.backbones import MissingExtraError
         from dsc.trainer import DivergedError
 
+        if owns_signals := threading.current_thread() is threading.main_thread():
+            # What a scheduler sends before it kills: as Ctrl-C, so that a checkpoint is left and no child.
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             yield
         except KeyboardInterrupt:
@@ -317,6 +322,9 @@ def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
             text = " ".join(str(error).split())
             console.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
+        finally:
+            if owns_signals:
+                signal.signal(signal.SIGTERM, before)
 
     return guard()
 

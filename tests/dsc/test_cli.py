@@ -154,8 +154,9 @@ def test_interrupted_run_resumes_to_the_same_result(images, tmp_path, monkeypatc
     assert "complete, nothing to resume" in flat(done.stderr)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_a_real_ctrl_c_saves_and_exits_130(images, tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_real_signal_saves_and_exits_130(images, tmp_path, name):
     out = tmp_path / "run"
     source = os.pathsep.join([os.path.dirname(os.path.dirname(dsc.__file__)), *filter(None, sys.path)])
     process = subprocess.Popen(
@@ -170,7 +171,7 @@ def test_a_real_ctrl_c_saves_and_exits_130(images, tmp_path):
     try:
         for line in process.stderr:
             if line.startswith("training 1/"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.Signals[name])
                 break
         _, rest = process.communicate(timeout=60)
         assert process.returncode == 130, rest
