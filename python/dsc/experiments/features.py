@@ -51,5 +51,6 @@ images), sixteen on COIL-20, twenty on grey COIL-100; from pixels to scattering 
 the 5-NN graph where a group has few samples (ORL, ten a person: .85 beside .72, .95 beside .93) and a point on MNIST;
 on COIL, a chain of poses for each object, the plain graph is as good or better. Training adds seven points to COIL-20's
 pixels, where scattering adds as much without, and next to nothing on ORL's; a contrastive head on the rows adds
-nothing. SENet at a twentieth of its published steps stays far behind the closed form on the same rows.""",
+nothing. SENet at a twentieth of its published steps stays far behind the closed form on the same rows, and
+the energy-based model, our reading of an abstract, behind k-means.""",
 )

@@ -111,7 +111,8 @@ def _published_row(one: Published) -> dict[str, str]:
 def section(experiment: Experiment, records: list[Record], figure: str) -> str:
     """The markdown of one experiment."""
     parts = [f"## {experiment.title}", experiment.question, f"`dsc experiment {experiment.name} --data FOLDER`"]
-    for data in experiment.data:
+    measured = {record["data"] for record in records}
+    for data in (data for data in experiment.data if data.name in measured):
         parts += [f"**{data.name}**", table(experiment, records, data)]
     parts.append(f"![{experiment.title}]({figure})")
     if experiment.reading:
