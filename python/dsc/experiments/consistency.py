@@ -30,7 +30,8 @@ the full batch in the activation memory of a chunk, one step an epoch.""",
     figure=lambda records: bars(records, ("orl",)),
     reading="""With four batches every way is within noise of every other. With twenty, doing nothing loses a quarter of
 the accuracy (.60), and a bank without a single stale row still loses more than half of that (.69): staleness makes it
-worse, but small batches fail without it as well. What works is what keeps the networks' travel between two steps of a row of C as
-it is in the full batch: their rate divided by the number of batches (.83), or one exact step an epoch (.85). A momentum
-encoder (.75, and .105 of spread), averaged rows or a bank encoded anew each epoch do not replace that.""",
+worse, but small batches fail without it as well. What works is what keeps the networks' travel between two steps of a
+row of C as it is in the full batch: their rate divided by the number of batches (.83), or one exact step an epoch
+(.85). A momentum encoder (.75, and .105 of spread), averaged rows or a bank encoded anew each epoch do not replace
+that.""",
 )
