@@ -7,12 +7,11 @@ not repeated, so an experiment that was stopped goes on where it was. Has no num
 from __future__ import annotations
 
 import json
-import multiprocessing
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from dsc.methods import AutoencoderMethod, RidgeMethod
 from dsc.metrics import evaluate
 from dsc.networks import Autoencoder
 from dsc.pipeline import chosen_preset, fit_method
+from dsc.processes import each_in_its_process
 from dsc.report import versions
 from dsc.trainer import TrainConfig, pretrain
 
@@ -54,8 +54,9 @@ def run_experiment(
     at a time, each on `threads` threads. show: called after each run with the number of finished runs, of all, and the
     record.
 
-    Raises FileNotFoundError where a data set is missing, ValueError for a file of other results, and whatever a run
-    raises. Ctrl-C loses the runs in flight. Deterministic for a number of threads on one machine.
+    Raises FileNotFoundError where a data set is missing, ValueError for a file of other results, ChildProcessError for
+    a run whose process was killed, and whatever a run raises. Records of finished runs stay; Ctrl-C and errors lose
+    the runs in flight. Deterministic for a number of threads on one machine.
     """
     records = read_records(results, experiment.name)
     finished = {_identity(record) for record in records}
@@ -65,10 +66,10 @@ def run_experiment(
     for source in {run.data for run in missing}:
         source.read(folder)  # complain before the first run, not after an hour
     execute = partial(_execute, folder=folder, cache=cache, threads=threads)
-    # A fresh process a run, so that its peak memory is the run's own.
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-        for batch in _pretraining_first(missing):
-            for record in pool.imap_unordered(execute, batch, chunksize=1):
+    for batch in _pretraining_first(missing):
+        # A fresh process a run, so that its peak memory is the run's own.
+        with closing(each_in_its_process(execute, batch, jobs)) as finishing:
+            for record in finishing:
                 records.append(record)
                 write_records(results, experiment.name, records)
                 done += 1
@@ -85,6 +86,9 @@ class _Run:
     seed: int
     baseline_features: FeatureConfig | None = None
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.data.name}, {self.arm.label if self.arm else 'baselines'}, seed {self.seed}"
 
     def settings(self) -> Record:
         """What identifies the run, as it stands in its record."""
@@ -123,7 +127,6 @@ def _pretraining_first(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
 
 def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     """One run, in its own process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
     torch.set_num_threads(threads)
     data, held_out = run.data.read(folder)
     n_clusters = run.data.n_clusters
