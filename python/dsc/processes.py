@@ -38,7 +38,7 @@ def each_in_its_process(function: Callable[[T], R], items: Iterable[T], jobs: in
         while True:
             for item in left:
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_answer, args=(sender, function, item), daemon=True)
+                process = context.Process(target=_answer, args=(sender, function, item))
                 process.start()
                 sender.close()  # the only one left is the child's, so that its end is the end of the pipe
                 running[receiver] = (process, item)

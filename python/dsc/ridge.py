@@ -44,12 +44,15 @@ def ridge_solution(Z: Tensor, lam: float) -> Tensor:
         wide = Z.double()
         return torch.cholesky_solve(wide, _factor(wide @ wide.T, lam)).to(Z).contiguous().T
     # Zᵀ (Z Zᵀ + λI)⁻¹ = (Zᵀ Z + λI)⁻¹ Zᵀ, by parts: Z in float64 would be twice as large as Z.
-    parts = Z.split(max(1, BLOCK_ENTRIES // (4 * f)))
+    rows = max(1, BLOCK_ENTRIES // (4 * f))
     gram = torch.zeros(f, f, dtype=torch.float64, device=Z.device)
-    for part in parts:
+    for part in Z.split(rows):
         gram.addmm_(part.T.double(), part.double())
     factor = _factor(gram, lam)
-    return torch.cat([torch.cholesky_solve(part.T.double(), factor).T.to(Z) for part in parts]).T
+    solution = torch.empty_like(Z, memory_format=torch.contiguous_format)
+    for part, solved in zip(Z.split(rows), solution.split(rows), strict=True):
+        solved.copy_(torch.cholesky_solve(part.T.double(), factor).T)
+    return solution.T
 
 
 def _factor(gram: Tensor, lam: float) -> Tensor:
@@ -75,14 +78,16 @@ def strongest_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
     """
     n = Z.shape[0]
     S = ridge_solution(Z, lam).T
-    own = (Z * S).sum(dim=1)
+    own = torch.einsum("if,if->i", Z, S)
     b = 1.0 / (1.0 - own)  # C = diag(b) H off the diagonal, and H is symmetric
     score, column = Z.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=Z.device)
     step = max(1, BLOCK_ENTRIES // n)
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
-        both = (S[rows] @ Z.T).mul_(b[rows, None] + b)
-        score[rows], column[rows] = topk_coefficients(both, k, signed=True, row_offset=start)
+        # No name for the block: the last one is gone before the next one is there.
+        score[rows], column[rows] = topk_coefficients(
+            (S[rows] @ Z.T).mul_(b[rows, None] + b), k, signed=True, row_offset=start
+        )
     row = torch.arange(n, device=Z.device)[:, None].expand(n, k)
     kept = score > 0
     i, j, score = row[kept], column[kept], score[kept]
