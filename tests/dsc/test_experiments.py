@@ -108,6 +108,9 @@ def test_the_page_has_the_numbers_of_the_records(finished, tmp_path):
     assert "| published: theirs (a paper) |" in text
     assert "k-means, same input" in text
     assert text.endswith("It runs.")
+    assert "`dsc experiment small --data FOLDER`" in text
+    on_two = section(EXPERIMENT, [{**record, "threads": 2} for record in records], "small.png")
+    assert "`dsc experiment small --data FOLDER --threads 2`" in on_two
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1
     write_page([EXPERIMENT], tmp_path / "results.md", out)

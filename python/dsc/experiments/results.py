@@ -40,8 +40,8 @@ HEAD = """# Results
 Written by `dsc experiment NAME --data FOLDER` from the records in `docs/results/*.json`: every run with its settings,
 seed, versions and scores. Mean ± standard deviation over seeds; last epoch, no setting and no epoch picked with labels.
 Baselines have neither a network nor a tuned setting and get the same input. A published figure is the source's own, on
-its own terms. Seconds are of one run on one CPU thread, pre-training + training and labels, at times beside other
-work; peak memory is that of its process, about 400 MB of which are PyTorch and SciPy.
+its own terms. Seconds are of one run, pre-training + training and labels, at times beside other work, on one CPU thread
+where the command names no other number; peak memory is that of its process, some 400 MB of it PyTorch and SciPy.
 """
 
 
@@ -110,7 +110,9 @@ def _published_row(one: Published) -> dict[str, str]:
 
 def section(experiment: Experiment, records: list[Record], figure: str) -> str:
     """The markdown of one experiment."""
-    parts = [f"## {experiment.title}", experiment.question, f"`dsc experiment {experiment.name} --data FOLDER`"]
+    threads = max((record["threads"] for record in records), default=1)
+    command = f"dsc experiment {experiment.name} --data FOLDER" + (f" --threads {threads}" if threads > 1 else "")
+    parts = [f"## {experiment.title}", experiment.question, f"`{command}`"]
     measured = {record["data"] for record in records}
     for data in (data for data in experiment.data if data.name in measured):
         parts += [f"**{data.name}**", table(experiment, records, data)]
