@@ -8,6 +8,8 @@ the formula of leaving one out.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -74,20 +76,13 @@ def strongest_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
 
     For rows Z (N, f). c_ij and c_ji are kept where ``c_ij + c_ji`` is among the k largest of row i or of row j, so that
     the k largest of each row of ``C + Cᵀ`` are those of the whole matrix; up to 2k entries a row in the mean. Costs
-    N² f beside the solve; memory O(N f). Ties to the lowest j.
+    N² f / 2 multiplications beside the solve; memory O(N f). Ties to the lowest j.
     """
     n = Z.shape[0]
     S = ridge_solution(Z, lam).T
     own = torch.einsum("if,if->i", Z, S)
     b = 1.0 / (1.0 - own)  # C = diag(b) H off the diagonal, and H is symmetric
-    score, column = Z.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=Z.device)
-    step = max(1, BLOCK_ENTRIES // n)
-    for start in range(0, n, step):
-        rows = slice(start, min(start + step, n))
-        # No name for the block: the last one is gone before the next one is there.
-        score[rows], column[rows] = topk_coefficients(
-            (S[rows] @ Z.T).mul_(b[rows, None] + b), k, signed=True, row_offset=start
-        )
+    score, column = _largest_pairs(Z, S, b, k)
     row = torch.arange(n, device=Z.device)[:, None].expand(n, k)
     kept = score > 0
     i, j, score = row[kept], column[kept], score[kept]
@@ -98,3 +93,29 @@ def strongest_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
     counts = torch.bincount(place // n, minlength=n)
     crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     return torch.sparse_csr_tensor(crow, place % n, values, (n, n), check_invariants=False)
+
+
+def _largest_pairs(Z: Tensor, S: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of each row the k largest positive ``c_ij + c_ji = (b_i + b_j) h_ij``, j ≠ i, and their j (N, k); 0 pads.
+
+    A block of pairs is computed once, and its rows and its columns look among them: half of N² products.
+    """
+    n = Z.shape[0]
+    score, column = Z.new_zeros(n, k), torch.full((n, k), -1, device=Z.device)
+    side = max(1, math.isqrt(BLOCK_ENTRIES))
+    parts = [slice(start, min(start + side, n)) for start in range(0, n, side)]
+
+    def look(rows: slice, columns: slice, both: Tensor) -> None:
+        """Rows come by their columns in rising order, so that of equals the lowest j stays."""
+        values, j = topk_coefficients(both, k, signed=True, zero_diagonal=rows is columns)
+        values, j = torch.cat([score[rows], values], 1), torch.cat([column[rows], j + columns.start], 1)
+        score[rows], chosen = topk_coefficients(values, k, signed=True, zero_diagonal=False)
+        column[rows] = j.gather(1, chosen)
+
+    for first, rows in enumerate(parts):
+        for columns in parts[first:]:
+            both = (S[rows] @ Z[columns].T).mul_(b[rows, None] + b[columns])
+            look(rows, columns, both)
+            if rows is not columns:
+                look(columns, rows, both.T.contiguous())
+    return score, column
