@@ -16,7 +16,7 @@ from torch import Tensor
 from dsc_ext import topk_coefficients
 
 # Entries of a temporary matrix: enough rows at a time that what is read for each lot of them anew is cheap.
-BLOCK_ENTRIES = 2**24
+BLOCK_ENTRIES = 2**22
 
 
 def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
