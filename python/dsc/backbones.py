@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dsc.views import ImageViews, RowViews
 
@@ -31,7 +32,7 @@ from dsc.views import ImageViews, RowViews
 _LITE_SCALE = ((127.0 / 255.0,) * 3, (128.0 / 255.0,) * 3)
 _STRIDE = 32  # of the networks' last layer: sides that are multiples of it lose no border
 _LARGEST_MAGNIFICATION = 4.0
-_CHUNK = 32  # images at a time where no gradient is wanted: activations of more do not fit a cache
+_CHUNK = 32  # images at a time: activations of more do not fit a cache
 
 
 class MissingExtraError(ImportError):
@@ -129,10 +130,13 @@ class ImageBackbone(Backbone):
         return self.views.draw(n, generator)
 
     def forward(self, x: Tensor, views: Tensor | None = None) -> Tensor:
-        # One chunk where activations have to stay for the backward pass anyway.
-        size = len(x) if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()) else _CHUNK
-        drawn = [None] * len(x) if views is None else views.split(size)
-        rows = [self._rows(part, view) for part, view in zip(x.split(size), drawn, strict=False)]
+        tuned = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        drawn = [None] * len(x) if views is None else views.split(_CHUNK)
+        rows = [
+            # Activations of 200 images of 224×192 are 12 GB: the backward pass computes those of a chunk again.
+            checkpoint(self._rows, part, view, use_reentrant=False) if tuned else self._rows(part, view)
+            for part, view in zip(x.split(_CHUNK), drawn, strict=False)
+        ]
         return torch.cat(rows)
 
     def _rows(self, x: Tensor, views: Tensor | None) -> Tensor:

@@ -58,6 +58,28 @@ def test_impossible_sizes_are_refused(resize):
         input_size(resize, (8, 8), 224)
 
 
+def test_a_tuned_network_keeps_no_activations_and_has_the_gradient_of_all_at_once():
+    net, sizes = tiny_net(), []
+    net[0].register_forward_hook(lambda module, given, output: sizes.append(len(output)))
+    scale = (0.0,) * 3, (1.0,) * 3
+    backbone = ImageBackbone(
+        net, 5, pixel_range=(0.0, 1.0), size=(9, 8), mean=scale[0], std=scale[1], views=ImageViews()
+    )
+    x = torch.rand(70, 3, 9, 8)
+    views = backbone.draw(70, torch.Generator().manual_seed(0))
+    weight = torch.rand(70, 5)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        rows = backbone(x, views)
+    assert sum(kept) <= x.numel() + views.numel()  # inputs of the chunks at most
+    (rows * weight).sum().backward()
+    assert sizes == [32, 32, 6, 6, 32, 32]
+    expected = net(backbone.views.apply(x, views))
+    torch.testing.assert_close(rows, expected)
+    found = net[0].weight.grad
+    torch.testing.assert_close(found, torch.autograd.grad((expected * weight).sum(), net[0].weight)[0])
+
+
 def test_images_are_scaled_resized_coloured_and_standardised():
     seen = []
 
