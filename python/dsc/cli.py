@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -329,6 +329,24 @@ def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
     return guard()
 
 
+def _typed(context: typer.Context, leave_out: Iterable[str] = ()) -> list[str]:
+    """The command as it was typed, by what is known of its options; those named in `leave_out` are not in it."""
+    words = ["dsc", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in leave_out or not str(context.get_parameter_source(name)).endswith("COMMANDLINE"):
+            continue
+        option, value = parameter.opts[0], context.params[name]
+        if not option.startswith("-"):
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                words += [option, str(each)]
+    return words
+
+
 @app.command()
 def fit(
     context: typer.Context,
@@ -418,21 +436,7 @@ def fit(
     def resume_command() -> str | None:
         if not place or not (place[0] / CHECKPOINT).is_file():
             return None
-        given = [
-            (parameter.opts[0], context.params[str(parameter.name)])
-            for parameter in context.command.params
-            if parameter.name not in ("out", "resume")
-            and str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
-        ]
-        words = ["dsc", "fit"]
-        for option, value in given:
-            if option == "--set":
-                words += [word for setting in value for word in ("--set", setting)]
-            elif isinstance(value, bool):
-                words.append(option if value else option.replace("--", "--no-", 1))
-            else:
-                words += [option, str(value)]
-        return shlex.join([*words, "--out", str(place[0]), "--resume"])
+        return shlex.join([*_typed(context, leave_out=("out", "resume")), "--out", str(place[0]), "--resume"])
 
     with _guarded(messages, resume_command), _one_line_warnings(messages) as warned:
         import torch
@@ -604,6 +608,7 @@ def predict(
 
 @app.command()
 def experiment(
+    context: typer.Context,
     name: Annotated[ExperimentName, typer.Argument(help="What to measure; each file in dsc/experiments is one.")],
     data: Annotated[Path, typer.Option(envvar="DSC_DATA", help="Folder that holds the data sets.")],
     out: Annotated[Path, typer.Option(help="Folder for results.md and results/NAME.json and .png.")] = Path("docs"),
@@ -613,7 +618,7 @@ def experiment(
 ) -> None:
     """Measure what an experiment asks and write the page of results; runs that are there are not repeated."""
     messages = Console(stderr=True)
-    with _guarded(messages, lambda: f"dsc experiment {name} --data {shlex.quote(str(data))}"):
+    with _guarded(messages, lambda: shlex.join(_typed(context))):
         from dsc.experiments import NAMES, get_experiment
         from dsc.experiments.results import write_page
         from dsc.experiments.runner import run_experiment

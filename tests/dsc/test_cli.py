@@ -331,3 +331,14 @@ def test_settings_a_method_does_not_have_are_refused(images, tmp_path, method, s
     assert refused.exit_code == 2
     assert text in flat(refused.stderr)
     assert not (tmp_path / "x").exists()
+
+
+def test_an_experiment_that_is_stopped_says_the_whole_command(tmp_path, monkeypatch):
+    def stop(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dsc.experiments.runner.run_experiment", stop)
+    options = ["--data", tmp_path / "my data", "--out", tmp_path, "--seeds", 2, "--threads", 3]  # as they are declared
+    result = run("experiment", "table1", *options)
+    assert result.exit_code == 130
+    assert shlex.split(result.stderr.splitlines()[-1]) == ["dsc", "experiment", "table1", *map(str, options)]
