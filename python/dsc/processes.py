@@ -31,16 +31,12 @@ def each_in_its_process(function: Callable[[T], R], items: Iterable[T], jobs: in
     Raises what a call raises, and ChildProcessError naming the item where a process ends without an answer (killed for
     memory, or with a function it cannot import). Whenever it is left, by an error or by closing it, no process stays.
     """
-    context = multiprocessing.get_context("spawn")
     left = iter(items)
-    running: dict[Any, tuple[Any, T]] = {}  # by the end of the pipe that the answer comes out of
+    running: dict[Any, tuple[Any, T]] = {}
     try:
         while True:
             for item in left:
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_answer, args=(sender, function, item))
-                process.start()
-                sender.close()  # the only one left is the child's, so that its end is the end of the pipe
+                receiver, process = _started(function, item)
                 running[receiver] = (process, item)
                 if len(running) == jobs:
                     break
@@ -67,8 +63,22 @@ def each_in_its_process(function: Callable[[T], R], items: Iterable[T], jobs: in
             receiver.close()
 
 
+def _started(function: Callable[[T], R], item: T) -> tuple[Any, Any]:
+    """A process at work on the item, and the end of the pipe that its answer comes out of."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, item))
+    # A child inherits what is blocked: Ctrl-C is for the parent, which ends its children.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    sender.close()  # the only one left is the child's, so that the end of the process is the end of the pipe
+    return receiver, process
+
+
 def _answer(sender: Connection, function: Callable[[T], R], item: T) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
     try:
         result = function(item)
     except Exception as error:

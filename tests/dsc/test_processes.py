@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 
 import pytest
 from dsc.processes import each_in_its_process
@@ -33,6 +34,13 @@ def test_an_answer_comes_when_it_is_there_and_the_rest_is_not_started():
     answers.close()
     assert none_left()
     assert next(started) == 60.0
+
+
+def test_ctrl_c_reaches_the_parent_alone():
+    """Whatever handler a call installs: what is blocked is not delivered."""
+    (blocked,) = each_in_its_process(partial(signal.pthread_sigmask, signal.SIG_BLOCK), [set()], 1)
+    assert signal.SIGINT in blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_what_a_call_raises_reaches_the_caller_with_its_place():
