@@ -21,7 +21,7 @@ diagonal.""",
         for k in (1, 4, 20)
         for rate in (4.0, 1.0, 0.25, 0.05)
     ),
-    seeds=2,
+    seeds=3,
     figure=lambda records: heat_map(records, "orl", "network_rate"),
     reading="""Up to four batches any of these rates will do, an eightyfold range. At twenty the rate has to come down:
 .60 at the full batch's, .41 at four times that, .83 at a quarter and .82 at BDSC's twentieth. The drift does not tell a
