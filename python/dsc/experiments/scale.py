@@ -65,10 +65,10 @@ spectral clustering. And fitted to 10,000 digits, how well are the other 60,000 
     ),
     baseline_seeds=1,
     stages=True,
-    reading="""Under a minute on two threads once the features are there, most of it the products of all pairs of rows.
-What makes it right is the features: a plain 5-NN graph with the same spectral step is within half a point of ridge, and
-so is scikit-learn's where it gets two vectors more than there are clusters; k-means on the same rows gets half of the
-digits wrong. Self-expression adds the last half point and, on all pairs, labels that do not hang on the number of
-eigenvectors (stability 1.00 beside .91 on a support).""",
+    reading="""Half a minute on two threads once the features are there, most of it the products of all pairs of rows;
+the ridge form on all pairs needs each but once. What makes it right is the features: a plain 5-NN graph with the same
+spectral step is within half a point of ridge, and so is scikit-learn's where it gets two vectors more than there are
+clusters; k-means on the same rows gets half of the digits wrong. Self-expression adds the last half point and, on all
+pairs, labels that do not hang on the number of eigenvectors (stability 1.00 beside .91 on a support).""",
     peers={"scikit-learn, 5-NN, AMG, 12 vectors": scikit_learn},
 )
