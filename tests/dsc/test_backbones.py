@@ -59,15 +59,14 @@ def test_impossible_sizes_are_refused(resize):
 
 
 def test_a_tuned_network_keeps_no_activations_and_has_the_gradient_of_all_at_once():
-    net, sizes = tiny_net(), []
+    net, sizes = tiny_net().double(), []
     net[0].register_forward_hook(lambda module, given, output: sizes.append(len(output)))
     scale = (0.0,) * 3, (1.0,) * 3
     backbone = ImageBackbone(
         net, 5, pixel_range=(0.0, 1.0), size=(9, 8), mean=scale[0], std=scale[1], views=ImageViews()
     )
-    x = torch.rand(70, 3, 9, 8)
+    x, weight = torch.rand(70, 3, 9, 8, dtype=torch.float64), torch.rand(70, 5, dtype=torch.float64)
     views = backbone.draw(70, torch.Generator().manual_seed(0))
-    weight = torch.rand(70, 5)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         rows = backbone(x, views)
