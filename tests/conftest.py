@@ -31,7 +31,9 @@ helper_package("ops")
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder with the public data sets (orl_32x32.mat, ...), or a skip that says how to provide it."""
+    """The folder with the public data sets, the one place where tests on them are skipped: they are not in the
+    repository. Where there is such a folder, a file that is not in it fails its test.
+    """
     folder = Path(os.environ.get("DSC_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data sets at {folder}: set DSC_DATA to the folder that holds orl_32x32.mat")

@@ -308,8 +308,10 @@ def fitted(
     folder = None if plain else usable(cache)
     learnt = _learnt(features)
 
+    shown = None if plain else callback  # samples as they are take no time
+
     def compute() -> dict[str, Tensor]:
-        return {"rows": torch.from_numpy(features.fit(data.X, scratch=folder, callback=callback)), **learnt}
+        return {"rows": torch.from_numpy(features.fit(data.X, scratch=folder, callback=shown)), **learnt}
 
     if folder is None:
         rows = compute()["rows"]

@@ -117,8 +117,6 @@ def test_bad_input_is_refused_by_name(baseline):
     [("orl_32x32.mat", 40, 0.72, 0.845), ("coil20_32x32.mat", 20, 0.837, 0.84)],
 )
 def test_figures_on_published_sets(data_folder, file, n_clusters, knn, ridge):
-    if not (data_folder / file).exists():
-        pytest.skip(f"{file} is not in {data_folder}")
     from scipy.io import loadmat
 
     content = loadmat(data_folder / file)

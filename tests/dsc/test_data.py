@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 from dsc.data import infer_pixel_range, load
 from PIL import Image
 from scipy.io import savemat
-
-DATA = Path(os.environ.get("DSC_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -288,9 +285,7 @@ def test_mat_that_is_not_read(tmp_path):
         ("coil100_32x32.npz", (7168, 1, 32, 32), (0, 255), 100),
     ],
 )
-def test_published_files(name, shape, pixel_range, classes):
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not in the folder named by DSC_DATA")
-    data = load(DATA / name)
+def test_published_files(data_folder, name, shape, pixel_range, classes):
+    data = load(data_folder / name)
     assert (data.X.shape, data.pixel_range) == (shape, pixel_range)
     assert len(np.unique(data.labels)) == classes

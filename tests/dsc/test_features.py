@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 import types
@@ -247,7 +246,6 @@ def test_scattering_of_too_small_images():
 @pytest.fixture
 def scattered():
     """Three random images, a black and a grey one, in colour."""
-    pytest.importorskip("kymatio", reason="needs the extra [scattering]")
     images = np.random.default_rng(0).random((5, 3, 12, 16)).astype(np.float32)
     images[3], images[4] = 0.0, 0.5
     return load(images, pixel_range=(0.0, 1.0))
@@ -299,7 +297,6 @@ def test_components_are_those_of_the_scaled_paths(scattered, monkeypatch):
 
 
 def test_a_shift_changes_scattering_far_less_than_another_image_does():
-    pytest.importorskip("kymatio", reason="needs the extra [scattering]")
     smooth = np.cos(np.arange(16)[None] / 2 + np.arange(16)[:, None] / 3).astype(np.float32) + 1
     other = np.random.default_rng(0).random((16, 16)).astype(np.float32)
     X = fit_features(
@@ -317,14 +314,9 @@ def test_scattering_without_kymatio(no_kymatio, digits):
     assert hasattr(scipy.special, "sph_harm") == had
 
 
-@pytest.mark.skipif("DSC_DATA" not in os.environ, reason="DSC_DATA names no folder of data sets")
-def test_scattering_of_handwriting_is_near_linear_in_its_classes():
+def test_scattering_of_handwriting_is_near_linear_in_its_classes(data_folder):
     """A fact about the features, by labels: 5 components of a class of MNIST reconstruct its own samples best."""
-    pytest.importorskip("kymatio", reason="needs the extra [scattering]")
-    path = os.path.join(os.environ["DSC_DATA"], "mnist.npz")
-    if not os.path.isfile(path):
-        pytest.skip("no mnist.npz in DSC_DATA")
-    with np.load(path) as archive:
+    with np.load(data_folder / "mnist.npz") as archive:
         data = load(archive["x_test"][:1000], labels=archive["y_test"][:1000])
 
     def accuracy(X):

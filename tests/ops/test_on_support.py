@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simt import build
 from sklearn.linear_model import ElasticNet, orthogonal_mp_gram
 from torch import Tensor
 
@@ -193,17 +192,6 @@ def test_a_tiny_lambda_is_what_rounding_leaves_of_it() -> None:
     floor = 22 * torch.finfo(torch.float32).eps
     torch.testing.assert_close(c, dsc_ext.ridge_on_support(X, indices, floor * 0.999, Q=Q), rtol=0.05, atol=0.05)
     assert c.isfinite().all() and c.abs().max() < 100
-
-
-@pytest.fixture
-def cuda() -> ModuleType:
-    """The CUDA launchers, whose host functions need no GPU."""
-    native = _native.load()
-    if hasattr(native, "cuda"):
-        return native.cuda  # type: ignore[no-any-return,union-attr]
-    if build.compiler() is None:
-        pytest.skip("the emulator needs a C++ compiler (g++), none on PATH")
-    return build.emulator().cuda  # type: ignore[no-any-return]
 
 
 def test_shared_memory_fits_every_gpu(cuda: ModuleType) -> None:

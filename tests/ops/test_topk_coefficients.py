@@ -150,7 +150,6 @@ def test_under_autocast_it_is_float32() -> None:
     torch.testing.assert_close(values, dsc_ext.topk_coefficients((Q, K.bfloat16().float()), 3)[0])
 
 
-@pytest.mark.skipif(build.compiler() is None, reason="the emulator needs a C++ compiler (g++), none on PATH")
 def test_in_tf32_small_integers_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_native.backends, "cpu", build.emulator().cuda)
     monkeypatch.setattr(_native, "tf32", lambda like: like.dtype == torch.float32)
@@ -158,17 +157,6 @@ def test_in_tf32_small_integers_are_exact(monkeypatch: pytest.MonkeyPatch) -> No
     for signed in (False, True):
         found = dsc_ext.topk_coefficients((Q, K), 7, rows=torch.arange(5), signed=signed)
         assert all(map(torch.equal, found, reference.topk_coefficients(Q, K, 7, None, signed)))
-
-
-@pytest.fixture
-def cuda() -> ModuleType:
-    """The CUDA launchers, whose host functions need no GPU."""
-    native = _native.load()
-    if hasattr(native, "cuda"):
-        return native.cuda  # type: ignore[no-any-return,union-attr]
-    if build.compiler() is None:
-        pytest.skip("the emulator needs a C++ compiler (g++), none on PATH")
-    return build.emulator().cuda  # type: ignore[no-any-return]
 
 
 def test_the_lists_of_a_gpu_stay_small(cuda: ModuleType) -> None:

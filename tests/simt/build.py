@@ -62,9 +62,17 @@ VARIANTS = {
 }
 
 
-def compiler() -> str | None:
-    """The C++ compiler (environment variable CXX, else g++), or None."""
-    return shutil.which(os.environ.get("CXX") or "g++")
+def compiler() -> str:
+    """The C++ compiler: environment variable CXX, else g++. What built the package is there to test it, so RuntimeError
+    where it is not: without it the CUDA kernels would be proved by nothing, in silence.
+    """
+    name = os.environ.get("CXX") or "g++"
+    found = shutil.which(name)
+    if found is None:
+        raise RuntimeError(
+            f"the emulator needs a C++ compiler: looked for {name} on PATH; the variable CXX names another"
+        )
+    return found
 
 
 def cache_directory() -> Path:
@@ -138,8 +146,6 @@ def build(name: str, sources: Iterable[Path], variant: str = "plain", overlay: P
     and instrumenting pybind11 takes long. Raises RuntimeError with the compiler's output where it fails.
     """
     cxx = compiler()
-    if cxx is None:
-        raise RuntimeError(f"no C++ compiler: looked for {os.environ.get('CXX') or 'g++'} on PATH")
     kind = VARIANTS[variant]
     folders = [CSRC, HERE]
     if overlay is not None:
@@ -258,7 +264,7 @@ def sanitized_environment(variant: str) -> dict[str, str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if runtime is None:
         return environment
-    command = [cxx or "g++", f"-print-file-name={runtime}"]
+    command = [cxx, f"-print-file-name={runtime}"]
     path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     if not Path(path).is_absolute():
         raise RuntimeError(f"{cxx} has no {runtime}")

@@ -34,10 +34,6 @@ MARKS = {  # in the messages below: the line of that bug
     "{last}": "lane 31 has exited",
 }
 
-pytestmark = pytest.mark.skipif(
-    build.compiler() is None, reason="the emulator needs a C++ compiler (g++), none on PATH"
-)
-
 
 def planted(text: str) -> int:
     """The line of KERNELS marked ``PLANTED: text``."""

@@ -20,10 +20,6 @@ KERNELS = Path(__file__).parent / "kernels" / "tile_test.cu"
 STORAGE = {"f32": 0, "f64": 1, "f16": 2, "bf16": 3}
 FLOAT32, TF32, FLOAT64 = 2e-6, 2e-3, 1e-14  # of the norms of the two rows multiplied
 
-pytestmark = pytest.mark.skipif(
-    build.compiler() is None, reason="the emulator needs a C++ compiler (g++), none on PATH"
-)
-
 
 def stored(values: np.ndarray, storage: str) -> tuple[np.ndarray, np.ndarray]:
     """The numbers as they lie in memory, and what they are."""
