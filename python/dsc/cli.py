@@ -248,6 +248,8 @@ def _reasons(choice: Choice) -> str:
     if choice.cuts:
         cuts = ", ".join(f"{kind} {cut:.4f}" for kind, cut in choice.cuts.items())
         line += f" (normalised cut a cluster, smaller is better: {cuts})"
+    if choice.missing:
+        line += f"; for more to choose from, pip install 'dsc-ext[{','.join(choice.missing)}]'"
     return line
 
 

@@ -1,6 +1,7 @@
 """The choice nobody made: which candidates there are, that the cut decides, and that labels are never read."""
 
 import dsc.auto as auto
+import dsc.cli as cli
 import numpy as np
 import pytest
 from dsc.auto import choose, choose_method
@@ -25,15 +26,16 @@ def without_packages(monkeypatch, *missing):
 def test_rows_and_images_without_extras_stay_as_they_are(monkeypatch, images):
     without_packages(monkeypatch, "kymatio", "efficientnet")
     rows = load(np.random.default_rng(0).standard_normal((50, 7)))
-    for data in (rows, images):
+    for data, extras in ((rows, ()), (images, ("scattering", "efficientnet"))):
         choice = choose(data, 4)
-        assert (choice.features, choice.cuts) == (FeatureConfig(), {})
+        assert (choice.features, choice.cuts, choice.missing) == (FeatureConfig(), {}, extras)
+        assert ("pip install 'dsc-ext[scattering,efficientnet]'" in cli._reasons(choice)) == bool(extras)
         assert isinstance(choice.method, RidgeMethod)
 
 
 def test_the_smallest_cut_is_taken(monkeypatch, images):
     candidates = [FeatureConfig(), FeatureConfig(pca=5), FeatureConfig(unit=True)]
-    monkeypatch.setattr(auto, "_candidates", lambda data: candidates)
+    monkeypatch.setattr(auto, "_candidates", lambda data: (candidates, ()))
     monkeypatch.setattr(FeatureConfig, "kind", property(lambda self: f"{self.pca}{self.unit}"), raising=False)
     cuts = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(auto, "fit_features", lambda data, config, **_: (data, None))
