@@ -1,8 +1,8 @@
 """Builds dsc_ext/_C by CMake + Ninja; everything else is in pyproject.toml. Never imports torch.
 
-DSC_CUDA        auto (default): CUDA kernels if nvcc is found, else a CPU build with a warning;
+DSCLUST_CUDA        auto (default): CUDA kernels if nvcc is found, else a CPU build with a warning;
                 1: fail without nvcc; 0: CPU only
-DSC_CUDA_ARCHS  CMake's list, for example "90a" or "80-real;90a-real;90-virtual".
+DSCLUST_CUDA_ARCHS  CMake's list, for example "90a" or "80-real;90a-real;90-virtual".
                 Default: the GPUs of this machine, else sm_80, 86, 89, 90a and PTX of the newest
 MAX_JOBS        parallel compilations. Default: one per core, no more than memory allows (2 GB each)
 """
@@ -51,10 +51,10 @@ def find_tool(name: str) -> str:
 
 
 def cuda_archs() -> str:
-    """DSC_CUDA_ARCHS, or the GPUs of this machine, or the default list. Not CMake's "native": without a GPU it builds
-    sm_75.
+    """DSCLUST_CUDA_ARCHS, or the GPUs of this machine, or the default list. Not CMake's "native": without a GPU it
+    builds sm_75.
     """
-    if chosen := os.environ.get("DSC_CUDA_ARCHS"):
+    if chosen := os.environ.get("DSCLUST_CUDA_ARCHS"):
         return chosen
     try:
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
@@ -86,17 +86,17 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        wanted = os.environ.get("DSC_CUDA", "auto")
+        wanted = os.environ.get("DSCLUST_CUDA", "auto")
         if wanted not in ("auto", "0", "1"):
-            raise SystemExit(f"DSC_CUDA must be auto, 1 or 0, got {wanted!r}")
+            raise SystemExit(f"DSCLUST_CUDA must be auto, 1 or 0, got {wanted!r}")
         nvcc, searched = (None, []) if wanted == "0" else find_nvcc()
         if nvcc is None and wanted != "0":
             message = (
                 f"no CUDA compiler found (looked for nvcc at: {', '.join(searched)}). Set CUDACXX or CUDA_HOME to "
-                "build the CUDA kernels, or DSC_CUDA=0 to silence this."
+                "build the CUDA kernels, or DSCLUST_CUDA=0 to silence this."
             )
             if wanted == "1":
-                raise SystemExit(f"DSC_CUDA=1, but {message}")
+                raise SystemExit(f"DSCLUST_CUDA=1, but {message}")
             print(f"\n  WARNING: dsc-ext: CPU build: {message}\n", file=sys.stderr, flush=True)
 
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent

@@ -1,7 +1,7 @@
 """The ops dsc_ext.bank_scatter_ and bank_push_: rows into the memory bank, against PyTorch's indexing.
 
 Owns the inputs, the variants, what they must give and the least work they can do. Knows nothing of timing. Passes: rows
-replaced by shuffled, distinct indices; the same, normalised; and pushed, first in first out. Every variant has a bank
+replaced by shuffled, distinct indices; the same, normalized; and pushed, first in first out. Every variant has a bank
 of its own and gives it back; batch 0 is the one that is checked.
 """
 

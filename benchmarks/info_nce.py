@@ -67,8 +67,8 @@ class Inputs:
         def normal(rows: int) -> Tensor:
             return torch.randn(rows, d, generator=random)
 
-        centres = normal(100)
-        bank = centres[torch.randint(100, (n,), generator=random)] + normal(n)
+        centers = normal(100)
+        bank = centers[torch.randint(100, (n,), generator=random)] + normal(n)
         order = torch.randperm(n, generator=random)
         rows = [order[i * b : (i + 1) * b] for i in range(max(1, min(BATCHES, n // b)))]
         self.bank = normalize(bank).to(device)

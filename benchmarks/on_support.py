@@ -8,7 +8,7 @@ with λ1 = 0.05 and λ2 = 0.01, orthogonal matching pursuit of 10 atoms.
 Ways to write it without this package. All begin with `gram`: in blocks of 64 rows the atoms are gathered and multiplied
 by PyTorch's batched product, into buffers that are kept. Ridge: `cholesky` factors and solves a block at once. Elastic
 net: `lars` is scikit-learn's homotopy on each row's Gram matrix, `descent` its coordinate descent. (A proximal gradient
-on all rows of a block at once needs thousands of steps on neighbours this close; it is not among them.) Pursuit: `omp`
+on all rows of a block at once needs thousands of steps on neighbors this close; it is not among them.) Pursuit: `omp`
 is scikit-learn's on each row's Gram matrix, `batched` does the steps of a block's rows at once and solves by PyTorch's
 Cholesky. scikit-learn is imported where it is used, so that the processes which measure the others' memory start
 without it.

@@ -120,7 +120,7 @@ def measure(
     active = list(names)
     while i <= rounds:
         for k in range(len(active)):
-            name = active[(i + k) % len(active)]  # nobody is always behind the same neighbour
+            name = active[(i + k) % len(active)]  # nobody is always behind the same neighbor
             seconds[name].append(clock(call(name, i)))
         if i == 0:
             fewest, most = (3, 3) if options.quick else ROUNDS
@@ -258,15 +258,15 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(2, len(panels), figsize=size, sharex=True, sharey="row", squeeze=False)
     for column, (title, here) in enumerate(panels.items()):
         n = [r["shape"]["n"] for r in here]
-        for name, (label, colour) in styles.items():
+        for name, (label, color) in styles.items():
             picked = [r["variants"].get(r["best"] if name == "best" else name) for r in here]
             if None in picked:
                 continue
             low, middle, high = ([v["seconds"][k] * 1e3 for v in picked] for k in ("p20", "median", "p80"))
-            axes[0, column].plot(n, middle, "o-", color=colour, label=label)
-            axes[0, column].fill_between(n, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes[0, column].plot(n, middle, "o-", color=color, label=label)
+            axes[0, column].fill_between(n, low, high, color=color, alpha=0.2, linewidth=0)
             if all("peak_bytes" in v for v in picked):
-                axes[1, column].plot(n, [v["peak_bytes"] / 1e6 for v in picked], "o-", color=colour)
+                axes[1, column].plot(n, [v["peak_bytes"] / 1e6 for v in picked], "o-", color=color)
         axes[0, column].plot(n, [r["floor_seconds"] * 1e3 for r in here], "k:", label="floor")
         axes[0, column].set_title(title)
         axes[1, column].set_xlabel("N")

@@ -25,7 +25,7 @@ except ImportError:
 PASSES = ("forward",)
 BATCHES = 8
 CHECKED_ROWS = 256
-TOLERANCE = 1e-5  # a wrong neighbour costs 1e-4 and more; near-ties in float32 cost nothing
+TOLERANCE = 1e-5  # a wrong neighbor costs 1e-4 and more; near-ties in float32 cost nothing
 HOST = not torch.cuda.is_available()  # faiss-cpu and NumPy are what a user without a GPU would reach for
 NOTES = [
     "blocks: mm of 1024 queries at a time, abs, topk. preallocated: 256 at a time into buffers that are kept.",

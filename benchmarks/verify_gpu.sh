@@ -8,7 +8,7 @@
 # reported. The package is installed into DIR/site, so that the environment stays as it is. A failed step does not stop the
 # others; each leaves DIR/<step>.log, all are listed in DIR/verify_gpu.json, and the exit code is 1 if one failed.
 #
-# PYTHON (default: python3) chooses the interpreter; MAX_JOBS, DSC_CUDA_ARCHS and CUDA_HOME reach the build.
+# PYTHON (default: python3) chooses the interpreter; MAX_JOBS, DSCLUST_CUDA_ARCHS and CUDA_HOME reach the build.
 set -euo pipefail
 
 usage() { echo "usage: $0 [--out DIR] [--quick] [--dry-run]"; }

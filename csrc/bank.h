@@ -1,4 +1,4 @@
-// The memory bank: rows replaced by index or pushed first-in-first-out, mixed, L2-normalised and cast on the way in.
+// The memory bank: rows replaced by index or pushed first-in-first-out, mixed, L2-normalized and cast on the way in.
 #pragma once
 
 #include "common/types.h"

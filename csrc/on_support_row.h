@@ -1,6 +1,6 @@
 // One row's self-expression, once the Gram matrix of its atoms is there: the same steps on every backend.
 //
-// Atoms enter one at a time, as in a Cholesky factorisation with pivots. V = L⁻¹ G_A: for the active atoms A, G_AA +
+// Atoms enter one at a time, as in a Cholesky factorization with pivots. V = L⁻¹ G_A: for the active atoms A, G_AA +
 // λ2 I = L Lᵀ being their Gram matrix; V has a column for every atom and one, the last, for the target. Row p of V
 // comes from row A_p of G and the rows of V above it, and what it takes away from the diagonal, the correlations with
 // the residual and the squared residual is all that the next choice needs. Lᵀ is V at the columns A.

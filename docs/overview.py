@@ -1,6 +1,6 @@
 """Draws docs/overview.png, the README's picture, from a run on scikit-learn's digits:
 
-    dsc fit --data digits --method bdsc --out runs/digits && python docs/overview.py runs/digits
+    dsclust fit --data digits --method bdsc --out runs/digits && python docs/overview.py runs/digits
 
 Left to right, what the package does: samples, the coefficient matrix that writes each as a combination of the others,
 and the groups that spectral clustering of |C| + |C|ᵀ finds.
@@ -46,13 +46,13 @@ def main(run: Path) -> None:
     figure = plt.figure(figsize=(11, 3.9))
     grid = GridSpec(1, 3, figure, wspace=0.12, left=0.01, right=0.99, top=0.86, bottom=0.08)
     panels = (
-        (tile(images[mixed]), "gray_r", None, "samples, unlabelled", "encoder: Z = E(X)"),
+        (tile(images[mixed]), "gray_r", None, "samples, unlabeled", "encoder: Z = E(X)"),
         (shown, "gray_r", np.quantile(shown, 0.995), "|C|, sorted by group", "self-expression: Ẑ = C Z"),
         (tile(images[grouped]), "gray_r", None, "a row per group found", "spectral clustering of |C| + |C|ᵀ"),
     )
-    for position, (picture, colours, top, title, caption) in enumerate(panels):
+    for position, (picture, colors, top, title, caption) in enumerate(panels):
         axes = figure.add_subplot(grid[position])
-        axes.imshow(picture, cmap=colours, vmin=0, vmax=top)
+        axes.imshow(picture, cmap=colors, vmin=0, vmax=top)
         axes.set_title(title, fontsize=12)
         axes.set_xlabel(caption, fontsize=11)
         axes.set_xticks([])

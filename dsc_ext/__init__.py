@@ -1,10 +1,10 @@
-"""dsc_ext: CUDA/C++ kernels for deep subspace clustering behind PyTorch ops, layers and an optimiser.
+"""dsc_ext: CUDA/C++ kernels for deep subspace clustering behind PyTorch ops, layers and an optimizer.
 
     ops       functions such as self_expression, one module each in dsc_ext.ops
     ops       self_expression, self_expression_step_, topk_coefficients, threshold_coefficients, symmetrize_affinity,
               ridge_on_support, elastic_net_on_support, omp_on_support, bank_scatter_, bank_push_, row_adam_
     layers    nn.SelfExpressiveCUDA, nn.MemoryBank
-    optimiser optim.RowAdam; or FusedAdam, inside the backward pass of SelfExpressiveCUDA
+    optimizer optim.RowAdam; or FusedAdam, inside the backward pass of SelfExpressiveCUDA
     twin      reference: every op in plain PyTorch
 
 `python -m dsc_ext` says what was built and where each op runs.

@@ -40,8 +40,8 @@ def advice(native: object | None) -> list[str]:
     archs = getattr(native, "cuda_archs", None)
     if archs is None:
         searched = getattr(native, "nvcc_searched", "")
-        why = f"no nvcc was found (looked at: {searched})" if searched else "CUDA was switched off (DSC_CUDA=0)"
-        found.append(f"CPU build: {why}. With a CUDA toolkit: `CUDA_HOME=/path/to/cuda DSC_CUDA=1 pip install .`")
+        why = f"no nvcc was found (looked at: {searched})" if searched else "CUDA was switched off (DSCLUST_CUDA=0)"
+        found.append(f"CPU build: {why}. With a CUDA toolkit: `CUDA_HOME=/path/to/cuda DSCLUST_CUDA=1 pip install .`")
     if not getattr(native, "openmp", False):
         found.append(
             "Built without OpenMP: the CPU kernels use one thread. Install a compiler with OpenMP and reinstall."
@@ -58,7 +58,7 @@ def advice(native: object | None) -> list[str]:
             if f"{major}{minor}" not in built and newest_ptx > 10 * major + minor:
                 found.append(
                     f"GPU {device} is sm_{major}{minor}, the kernels were built for {archs}: "
-                    f"reinstall with DSC_CUDA_ARCHS={major}{minor}-real."
+                    f"reinstall with DSCLUST_CUDA_ARCHS={major}{minor}-real."
                 )
     return found
 

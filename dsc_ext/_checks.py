@@ -1,6 +1,6 @@
 """Argument checks shared by the ops: every message names the op, the argument, what came and what was expected.
 
-Checks look at types, shapes, dtypes and devices only, never at values: reading a value would synchronise a GPU and
+Checks look at types, shapes, dtypes and devices only, never at values: reading a value would synchronize a GPU and
 break CUDA graphs. The kernels themselves guard what depends on values (row indices out of range).
 """
 

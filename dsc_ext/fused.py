@@ -1,6 +1,6 @@
 """Self-expression whose backward pass steps C: what SelfExpressiveCUDA(n, fused_adam=FusedAdam(...)) runs on.
 
-The optimiser of C moves into the backward pass, so that the gradient of C never exists. Owns the settings and the order
+The optimizer of C moves into the backward pass, so that the gradient of C never exists. Owns the settings and the order
 of things: gradients of the bank and of the live rows from C as the forward pass saw it, then the step. The arithmetic
 is that of ``self_expression`` and ``self_expression_step_``.
 """

@@ -95,7 +95,7 @@ class SelfExpressiveCUDA(nn.Module):
         sparse_grad: in mini-batch use, give ``Coefficient.grad`` as a sparse tensor of the batch's rows, for
             :class:`dsc_ext.optim.RowAdam`.
         fused_adam: let the backward pass step C, by these settings: the gradient of C is never stored, which saves
-            time and 4·N² bytes. ``Coefficient.grad`` stays ``None``, and C goes into no other optimiser. See below.
+            time and 4·N² bytes. ``Coefficient.grad`` stays ``None``, and C goes into no other optimizer. See below.
         dtype, device: of the parameter.
 
     **With fused_adam** the same numbers come out, to rounding, as with :class:`dsc_ext.optim.RowAdam` stepped after

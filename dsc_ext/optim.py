@@ -1,7 +1,7 @@
-"""RowAdam: the optimiser of the coefficient matrix.
+"""RowAdam: the optimizer of the coefficient matrix.
 
 In a mini-batch only the batch's rows of C have a gradient. RowAdam steps exactly those, each by its own count, so that
-a row is updated as if it alone were optimised by Adam, however the batches fall.
+a row is updated as if it alone were optimized by Adam, however the batches fall.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if _workers > 1:
 
 
 def helper_package(name: str) -> None:
-    """Makes tests/<name> importable as <name>. With tests/ itself on sys.path, tests/dsc would stand in for dsc."""
+    """Makes tests/<name> importable as <name>. With tests/ itself on sys.path, tests/python would stand in for it."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / name / "__init__.py")
     assert spec is not None and spec.loader is not None
     sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -34,7 +34,7 @@ def data_folder() -> Path:
     """The folder with the public data sets, the one place where tests on them are skipped: they are not in the
     repository. Where there is such a folder, a file that is not in it fails its test.
     """
-    folder = Path(os.environ.get("DSC_DATA", ROOT.parent / "shared" / "data"))
+    folder = Path(os.environ.get("DSCLUST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real data sets at {folder}: set DSC_DATA to the folder that holds orl_32x32.mat")
+        pytest.skip(f"no real data sets at {folder}: set DSCLUST_DATA to the folder that holds orl_32x32.mat")
     return folder

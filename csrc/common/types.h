@@ -1,7 +1,7 @@
 // The vocabulary of every launcher: element types, status, and the queue that work is put on.
 //
 // A launcher takes raw pointers, int64 sizes and strides (in elements), and a Queue. It never allocates, throws or
-// synchronises; it returns a Status, which bindings.cpp turns into a Python exception. No CUDA and no torch header is
+// synchronizes; it returns a Status, which bindings.cpp turns into a Python exception. No CUDA and no torch header is
 // needed to read or call one, so the CPU backend, the CUDA backend and its emulation share the declarations in <op>.h.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Rows into the bank: a copy with a cast, at memory speed unless it must normalise. Floor: bytes of Z read and bank
+// Rows into the bank: a copy with a cast, at memory speed unless it must normalize. Floor: bytes of Z read and bank
 // written over bandwidth.
 #include "bank.h"
 

@@ -10,7 +10,7 @@
 namespace dsc::cpu {
 
 // Fresh memory is zeroed a page at a time on first touch; in pages of 2 MB that takes a fraction of what it takes in
-// pages of 4 KB. Only the whole large pages inside the buffer are meant, so its neighbours are not concerned.
+// pages of 4 KB. Only the whole large pages inside the buffer are meant, so its neighbors are not concerned.
 inline void in_large_pages(void* buffer, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr std::uintptr_t kPage = std::uintptr_t(1) << 21;

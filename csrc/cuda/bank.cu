@@ -1,4 +1,4 @@
-// Rows into the bank, one pass (two with normalisation). Floor: bytes of Z read and bank written over bandwidth.
+// Rows into the bank, one pass (two with normalization). Floor: bytes of Z read and bank written over bandwidth.
 //
 // Deterministic: of duplicate rows only the last one's block writes. In a batch of up to kFew rows each block looks for
 // a later one itself, in the one launch; in a larger one that would be B² looks, so a hash table of rows is filled

@@ -1,7 +1,7 @@
 // The step of C from G on tensor cores: tiles of dC = G M'ᵀ are formed and consumed in registers.
 //
 // A block owns 64 rows of the batch by 64 samples of the bank, and walks over the features in steps of 32; then each
-// lane steps the pairs of neighbours it holds. What belongs to a row (its step count, the constants of its step) is
+// lane steps the pairs of neighbors it holds. What belongs to a row (its step count, the constants of its step) is
 // worked out once a row before, and not once a block.
 //
 // Floor: 24·B·N bytes in float32, 16 with moments of 16 bits (reads and writes C and both moments, once; past the

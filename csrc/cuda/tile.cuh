@@ -2,7 +2,7 @@
 // and O += P·V with what became of it. Written once for float and double: everything has the layout of mma.m16n8k8.
 //
 //                        column 2t, 2t + 1                    A warp's Tile is MT × NT such pieces of 16 × 8. Each lane
-//                   ┌───┬──┬──┬───┬───┬───┐                 holds four numbers of each: a pair of neighbours in row g
+//                   ┌───┬──┬──┬───┬───┬───┐                 holds four numbers of each: a pair of neighbors in row g
 //             row g │   │v0 v1│   │   │   │                 and a pair in row g + 8, with g = lane / 4, t = lane % 4.
 //                   ├───┼──┼──┼───┼───┼───┤                 Four lanes share a row, so 8 columns of float are one
 //         row g + 8 │   │v2 v3│   │   │   │                 32-byte sector: write epilogues by for_each_pair, float2.
@@ -90,7 +90,7 @@ struct Tile {
     T value[MT][NT][4] = {};
 };
 
-// visit(row, column, first, second) for each of the lane's pairs of neighbours, columns `column` and `column + 1`.
+// visit(row, column, first, second) for each of the lane's pairs of neighbors, columns `column` and `column + 1`.
 template <class T, int MT, int NT, class Visit>
 __device__ __forceinline__ void for_each_pair(Tile<T, MT, NT>& tile, Visit&& visit) {
     const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
@@ -129,7 +129,7 @@ __device__ __forceinline__ void for_each_row_of_pairs(Tile<T, MT, NT>& tile, Vis
     }
 }
 
-// Two neighbours in global memory, read and written once and not to be kept in the caches. `valid` says how many there
+// Two neighbors in global memory, read and written once and not to be kept in the caches. `valid` says how many there
 // are; `wide`, the same for all pairs of a matrix, that there are 0 or 2 and that they are aligned to their size.
 template <class S>
 using Pair = std::conditional_t<sizeof(S) == 8, double2, std::conditional_t<sizeof(S) == 4, float2, ushort2>>;

@@ -1,9 +1,9 @@
 """How an op of this package becomes a torch op: one call states its schema, kernel, reference and fake.
 
-Layers of an op, outermost first: the public function (docstring, defaults) -> torch.ops.dsc.<name> -> [Autograd key: a
-torch.autograd.Function that re-enters below autograd] -> CPU and CUDA: checks, outputs and scratch from torch, launcher
-of ``_C`` -> any other device: the reference. The fake runs the same checks, so that a wrong shape is refused while
-tracing too.
+Layers of an op, outermost first: the public function (docstring, defaults) -> torch.ops.dsc_ext.<name> -> [Autograd
+key: a torch.autograd.Function that re-enters below autograd] -> CPU and CUDA: checks, outputs and scratch from torch,
+launcher of ``_C`` -> any other device: the reference. The fake runs the same checks, so that a wrong shape is refused
+while tracing too.
 
 Each pass through the dispatcher into Python costs several microseconds, more than a small launch. Where nothing but
 plain tensors is about, ``plain`` says so, and the public function calls the Function or the kernel itself.
@@ -18,7 +18,7 @@ import torch
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
-LIBRARY = torch.library.Library("dsc", "DEF")
+LIBRARY = torch.library.Library("dsc_ext", "DEF")
 
 
 def register(
@@ -29,7 +29,7 @@ def register(
     autograd: type[torch.autograd.Function] | None = None,
     autocast: bool = False,
 ) -> Any:
-    """Defines ``dsc::<schema>`` and returns its default overload.
+    """Defines ``dsc_ext::<schema>`` and returns its default overload.
 
     ``kernel`` serves every device (it falls back to the reference where there are no launchers); ``autograd`` is the
     Function behind the op's Autograd key; ``autocast`` casts floating inputs to float32 under autocast.
@@ -37,13 +37,13 @@ def register(
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dsc::{name}", fake, lib=LIBRARY)
+    torch.library.register_fake(f"dsc_ext::{name}", fake, lib=LIBRARY)
     if autograd is not None:
         LIBRARY.impl(name, autograd.apply, "Autograd")
     if autocast:
         for device in ("cpu", "cuda"):
-            torch.library.register_autocast(f"dsc::{name}", device, torch.float32, lib=LIBRARY)
-    return getattr(torch.ops.dsc, name).default
+            torch.library.register_autocast(f"dsc_ext::{name}", device, torch.float32, lib=LIBRARY)
+    return getattr(torch.ops.dsc_ext, name).default
 
 
 def plain(C: object, M: object, Z: object = None) -> bool:

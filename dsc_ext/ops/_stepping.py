@@ -1,4 +1,4 @@
-"""What every op that steps rows of coefficients in place asks of its optimiser's arguments."""
+"""What every op that steps rows of coefficients in place asks of its optimizer's arguments."""
 
 from __future__ import annotations
 

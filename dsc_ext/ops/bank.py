@@ -1,6 +1,6 @@
 """bank_scatter_ and bank_push_: how latent rows enter the memory bank, by index or first-in-first-out.
 
-Both write in place, optionally mix with what is there (feature EMA), L2-normalise and cast to the bank's dtype, in one
+Both write in place, optionally mix with what is there (feature EMA), L2-normalize and cast to the bank's dtype, in one
 pass over the rows concerned. Neither reads a device value on the host, so both can be captured in a CUDA graph.
 
 Source: BDSC (arXiv 2507.19917, §3.1, "FIFO or index replacement"); feature EMA as in CMC's NCEAverage.
@@ -126,7 +126,7 @@ def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, *, normalize: bool = Fa
         IndexError: (CPU) a slot outside the bank; on CUDA a device-side assertion. The CPU then leaves the bank
             untouched.
 
-    Cost: one pass over B·d numbers (two with ``normalize``). Mixed and normalised in float32 (float64 if either is
+    Cost: one pass over B·d numbers (two with ``normalize``). Mixed and normalized in float32 (float64 if either is
     float64). On the CPU duplicates are found in O(B); on CUDA by every row's own search up to 2048 rows, by a hash
     table above. Deterministic; capturable in a CUDA graph. Under autocast nothing is cast.
     """

@@ -200,7 +200,7 @@ def info_nce(
 
     Similarities are plain inner products: for cosines, the usual choice, pass rows of unit length
     (``torch.nn.functional.normalize`` on anchor and positive, whose gradient then is autograd's; ``normalize=True`` of
-    :func:`bank_scatter_`, or a bank normalised once, for the bank).
+    :func:`bank_scatter_`, or a bank normalized once, for the bank).
 
     Args:
         anchor: (B, d), float32, float64, float16 or bfloat16. CLBDSC: the self-expressed rows ẑ.

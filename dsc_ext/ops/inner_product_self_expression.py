@@ -308,7 +308,7 @@ def inner_product_self_expression(
     r"""Each query as a combination of samples: :math:`\hat Z_b = \sum_{j \ne r_b} c_{bj} v_j`,
     :math:`c_{bj} = \mathrm{scale} \cdot \phi(\langle q_b, k_j \rangle)`.
 
-    Attention without softmax, with the row norms that the self-expressive loss penalises. C is never stored: the
+    Attention without softmax, with the row norms that the self-expressive loss penalizes. C is never stored: the
     backward computes it again.
 
     Args:

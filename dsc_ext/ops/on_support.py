@@ -123,7 +123,7 @@ def _autograd(name: str, shift: int | None, every_entry: bool) -> type[torch.aut
             ctx: Any, X: Tensor, indices: Tensor, Q: Tensor | None, *parameters: float
         ) -> Tensor:
             with torch._C._AutoDispatchBelowAutograd():
-                values: Tensor = getattr(torch.ops.dsc, name)(X, indices, Q, *parameters)
+                values: Tensor = getattr(torch.ops.dsc_ext, name)(X, indices, Q, *parameters)
             ctx.save_for_backward(X, indices, Q, values)
             ctx.shift = 0.0 if shift is None else parameters[shift]
             return values
@@ -165,11 +165,11 @@ def _gradients(X: Tensor, indices: Tensor, Q: Tensor | None, values: Tensor, u: 
     own, N = Q is None, X.shape[0]
 
     def combined(weights: Tensor) -> Tensor:
-        out: Tensor = torch.ops.dsc.sparse_self_expression(weights, indices, X, None, None, own, 0, False)
+        out: Tensor = torch.ops.dsc_ext.sparse_self_expression(weights, indices, X, None, None, own, 0, False)
         return out
 
     def spread(rows: Tensor, weights: Tensor) -> Tensor:
-        out: Tensor = torch.ops.dsc.sparse_self_expression_transposed(
+        out: Tensor = torch.ops.dsc_ext.sparse_self_expression_transposed(
             rows, weights, indices, None, N, False, True, False, own, 0
         )
         return out

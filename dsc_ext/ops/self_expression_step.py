@@ -2,7 +2,7 @@
 
     dC = G M'ᵀ off the diagonal,     M' = the bank M with rows r replaced by the live batch Z,     C[r] ← step(C[r], dC)
 
-Training C by autograd stores dC, N² numbers in full batch, reads it back for the optimiser, and does both in passes of
+Training C by autograd stores dC, N² numbers in full batch, reads it back for the optimizer, and does both in passes of
 their own over memory. Here a tile of dC lives between its product and its update, in the first-level cache or in
 registers: 12·N² bytes for C and its moments, 24·B·N bytes of traffic a step.
 

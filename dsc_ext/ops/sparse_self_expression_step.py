@@ -3,7 +3,7 @@
     dvalues[r_b, s] = ⟨G_b, M'[indices[r_b, s]]⟩,     then Adam or a proximal step on row r_b of values
 
 The gradient of a row is k dots; they go from registers (on the CPU, from the stack) into the step. What is saved beside
-autograd and an optimiser is not the dots but the passes around them: no (N, k) gradient, no second reading of it, and
+autograd and an optimizer is not the dots but the passes around them: no (N, k) gradient, no second reading of it, and
 rows outside the batch are not looked at.
 
 Source: as in sparse_self_expression.py and self_expression_step.py.

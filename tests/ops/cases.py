@@ -1,8 +1,8 @@
 """The one case table: which inputs each op is tried on, by every backend.
 
-A case is an op, a label and a function that makes the arguments of ``torch.ops.dsc.<op>`` from a generator, a dtype and
-a device. ``EXPECTED`` computes what the op should give from the same arguments, by dsc_ext.reference. In-place ops are
-compared by what they leave in the arguments they mutate.
+A case is an op, a label and a function that makes the arguments of ``torch.ops.dsc_ext.<op>`` from a generator, a dtype
+and a device. ``EXPECTED`` computes what the op should give from the same arguments, by dsc_ext.reference. In-place ops
+are compared by what they leave in the arguments they mutate.
 """
 
 from __future__ import annotations
@@ -755,8 +755,8 @@ MUTATED = {
 
 
 def call(case: Case, arguments: Arguments) -> tuple[Tensor, ...]:
-    """What ``torch.ops.dsc.<op>`` returns, or leaves behind in its arguments."""
-    returned = getattr(torch.ops.dsc, case.op)(*arguments)
+    """What ``torch.ops.dsc_ext.<op>`` returns, or leaves behind in its arguments."""
+    returned = getattr(torch.ops.dsc_ext, case.op)(*arguments)
     if case.op in MUTATED:
         return tuple(arguments[i] for i in MUTATED[case.op] if arguments[i] is not None)
     return returned if isinstance(returned, tuple) else (returned,)

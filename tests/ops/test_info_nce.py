@@ -158,9 +158,9 @@ def test_tf32_is_off_by_its_rounding_alone(stored: torch.dtype, d: int, monkeypa
     M = M.to(stored)
     wanted = reference.info_nce_expected(a, p, M, rows)
     monkeypatch.setitem(_native.backends, "cpu", build.emulator().cuda)
-    exact = torch.ops.dsc.info_nce_expected(a, p, M, rows, None, 0.2)
+    exact = torch.ops.dsc_ext.info_nce_expected(a, p, M, rows, None, 0.2)
     monkeypatch.setattr(_native, "tf32", lambda like: True)
-    rounded = torch.ops.dsc.info_nce_expected(a, p, M, rows, None, 0.2)
+    rounded = torch.ops.dsc_ext.info_nce_expected(a, p, M, rows, None, 0.2)
     for mine, near, theirs in zip(exact, rounded, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(near, theirs, rtol=1e-3, atol=1e-3)

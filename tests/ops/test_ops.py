@@ -141,7 +141,7 @@ def test_opcheck(case: Case) -> None:
     for requires_grad in (False, True):
         for i in case.differentiable if requires_grad else ():
             arguments[i].requires_grad_()
-        done = torch.library.opcheck(getattr(torch.ops.dsc, case.op).default, arguments)
+        done = torch.library.opcheck(getattr(torch.ops.dsc_ext, case.op).default, arguments)
         assert set(done.values()) == {"SUCCESS"} and len(done) == 4
 
 

@@ -31,21 +31,21 @@ def test_on_dense_gradients_it_is_torch_adam() -> None:
     batches=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True), min_size=1, max_size=8),
     seed=st.integers(0, 2**31),
 )
-def test_each_row_is_optimised_as_if_alone(batches: list[list[int]], seed: int) -> None:
+def test_each_row_is_optimized_as_if_alone(batches: list[list[int]], seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     start = torch.randn(5, 6, generator=random, dtype=torch.float64)
     together = torch.nn.Parameter(start.clone())
     alone = [torch.nn.Parameter(row.clone()) for row in start]
-    optimiser = dsc_ext.RowAdam([together], lr=0.05, weight_decay=0.3)
-    optimisers = [torch.optim.Adam([row], lr=0.05, weight_decay=0.3) for row in alone]
+    optimizer = dsc_ext.RowAdam([together], lr=0.05, weight_decay=0.3)
+    optimizers = [torch.optim.Adam([row], lr=0.05, weight_decay=0.3) for row in alone]
     for rows in batches:
         values = torch.randn(len(rows), 6, generator=random, dtype=torch.float64)
         before = together.detach().clone()
         together.grad = torch.sparse_coo_tensor(torch.tensor([rows]), values, (5, 6))
-        optimiser.step()
+        optimizer.step()
         for row, gradient in zip(rows, values, strict=True):
             alone[row].grad = gradient.clone()
-            optimisers[row].step()
+            optimizers[row].step()
         untouched = [i for i in range(5) if i not in rows]
         assert torch.equal(together[untouched], before[untouched])  # rows outside the batch never move
     torch.testing.assert_close(together.detach(), torch.stack([row.detach() for row in alone]))
@@ -69,19 +69,19 @@ def test_penalties_are_those_of_the_loss() -> None:
 
 def test_state_survives_a_round_trip() -> None:
     parameter = torch.nn.Parameter(torch.randn(4, 3))
-    optimiser = dsc_ext.RowAdam([parameter], lr=0.1)
+    optimizer = dsc_ext.RowAdam([parameter], lr=0.1)
 
-    def step(optimiser: dsc_ext.RowAdam, parameter: torch.nn.Parameter, seed: int) -> None:
+    def step(optimizer: dsc_ext.RowAdam, parameter: torch.nn.Parameter, seed: int) -> None:
         values = torch.randn(2, 3, generator=torch.Generator().manual_seed(seed))
         parameter.grad = torch.sparse_coo_tensor(torch.tensor([[seed % 4, 3]]), values, (4, 3))
-        optimiser.step()
+        optimizer.step()
 
     for seed in range(3):
-        step(optimiser, parameter, seed)
+        step(optimizer, parameter, seed)
     twin = torch.nn.Parameter(parameter.detach().clone())
     resumed = dsc_ext.RowAdam([twin], lr=0.5)
-    resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
-    step(optimiser, parameter, 5)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(optimizer, parameter, 5)
     step(resumed, twin, 5)
     assert torch.equal(parameter, twin)
     assert next(iter(resumed.state.values()))["row_step"].dtype == torch.int64

@@ -47,36 +47,36 @@ def test_the_layer_is_row_adam(
     dtype: torch.dtype, zero_diagonal: bool, penalties: dict[str, float], batch: str
 ) -> None:
     fused, plain = layers(FusedAdam(lr=1e-2, **penalties), dtype, zero_diagonal=zero_diagonal)  # type: ignore[arg-type]
-    optimiser = RowAdam([plain.Coefficient], lr=1e-2, **penalties)
+    optimizer = RowAdam([plain.Coefficient], lr=1e-2, **penalties)
     generator = random(1)
     bank = torch.randn(N, D, generator=generator, dtype=dtype)
     for _ in range(5):
         rows = torch.randperm(N, generator=generator)[:9]
         z = torch.randn(N if batch == "all" else 9, D, generator=generator, dtype=dtype)
         arguments = () if batch == "all" else (rows, bank)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         wanted = backward(plain, z, *arguments, splice=batch == "spliced")
-        optimiser.step()
+        optimizer.step()
         torch.testing.assert_close(backward(fused, z, *arguments, splice=batch == "spliced"), wanted)
         torch.testing.assert_close(fused.Coefficient, plain.Coefficient)
     assert fused.Coefficient.grad is None
-    assert torch.equal(fused.row_step, optimiser.state[plain.Coefficient]["row_step"])
+    assert torch.equal(fused.row_step, optimizer.state[plain.Coefficient]["row_step"])
 
 
 def test_decoupled_decay_is_adamw() -> None:
     fused, plain = layers(FusedAdam(lr=1e-2, weight_decay=0.3, decoupled=True))
-    optimiser = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.3)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.3)
     for seed in range(5):
         z = torch.randn(N, D, generator=random(seed), dtype=torch.float64)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         backward(plain, z)
-        optimiser.step()
+        optimizer.step()
         backward(fused, z)
         torch.testing.assert_close(fused.Coefficient, plain.Coefficient)
 
 
 def test_proximal_steps_find_the_lasso() -> None:
-    """Each row minimises ½‖z − cM‖² + λ‖c‖₁ over c with c_b = 0: optimality conditions hold, and zeros are exact."""
+    """Each row minimizes ½‖z − cM‖² + λ‖c‖₁ over c with c_b = 0: optimality conditions hold, and zeros are exact."""
     z = torch.randn(N, D, generator=random(), dtype=torch.float64)
     penalty = 0.5
     layer, _ = layers(
@@ -182,13 +182,13 @@ def test_noise_is_uniform_and_uncorrelated() -> None:
 def test_micro_batches_are_steps_of_their_own() -> None:
     """A row in two micro-batches is stepped twice, as by RowAdam after each."""
     fused, plain = layers(FusedAdam(lr=1e-2))
-    optimiser = RowAdam([plain.Coefficient], lr=1e-2)
+    optimizer = RowAdam([plain.Coefficient], lr=1e-2)
     bank = torch.randn(N, D, generator=random(), dtype=torch.float64)
     for rows in (torch.tensor([4, 7, 1]), torch.tensor([7, 8, 9])):
         z = torch.randn(3, D, generator=random(int(rows[0])), dtype=torch.float64)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         backward(plain, z, rows, bank)
-        optimiser.step()
+        optimizer.step()
         backward(fused, z, rows, bank)
     torch.testing.assert_close(fused.Coefficient, plain.Coefficient)
     assert fused.row_step[[7, 4, 0]].tolist() == [2, 1, 0]
@@ -213,21 +213,21 @@ def test_with_a_grad_scaler_the_scale_is_divided_out() -> None:
     scaled, plain = (layers(FusedAdam(lr=1e-2), torch.float32)[0] for _ in range(2))
     encoders = [torch.nn.Linear(7, D) for _ in range(2)]
     encoders[1].load_state_dict(encoders[0].state_dict())
-    optimisers = [torch.optim.SGD(encoder.parameters(), lr=1e-3) for encoder in encoders]
+    optimizers = [torch.optim.SGD(encoder.parameters(), lr=1e-3) for encoder in encoders]
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
     scaled.grad_scaler = scaler
     for seed in range(4):
         x = torch.randn(N, 7, generator=random(seed))
-        for layer, encoder, optimiser in zip((scaled, plain), encoders, optimisers, strict=True):
-            optimiser.zero_grad()
+        for layer, encoder, optimizer in zip((scaled, plain), encoders, optimizers, strict=True):
+            optimizer.zero_grad()
             z = encoder(x)
             loss = (z - layer(z)).square().sum()
             if layer is plain:
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
             else:
                 scaler.scale(loss * (float("inf") if seed == 2 else 1.0)).backward()  # as an overflow would
-                scaler.step(optimiser)
+                scaler.step(optimizer)
                 scaler.update()
         if seed == 2:  # the scaled one has skipped this step, and halved its scale
             assert scaled.skipped_steps == 1 and scaler.get_scale() == 2.0**11
@@ -295,13 +295,13 @@ def test_the_usual_layers_state_loads_and_starts_the_moments() -> None:
 
 def test_a_scheduler_sets_the_step_size() -> None:
     fused, plain = layers(FusedAdam(lr=1e-2))
-    optimiser = RowAdam([plain.Coefficient], lr=1e-2)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+    optimizer = RowAdam([plain.Coefficient], lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     for seed in range(4):
         z = torch.randn(N, D, generator=random(seed), dtype=torch.float64)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         backward(plain, z)
-        optimiser.step()
+        optimizer.step()
         fused.lr = scheduler.get_last_lr()[0]
         backward(fused, z)
         scheduler.step()

@@ -170,23 +170,23 @@ def test_the_step_is_row_adam_on_the_gradient(
 ) -> None:
     values, indices, M, _, _ = problem(N, k, d, None, seed)
     theirs = torch.nn.Parameter(values.clone())
-    optimiser = dsc_ext.RowAdam([theirs], lr=0.01, weight_decay=0.3, l1=0.05)
+    optimizer = dsc_ext.RowAdam([theirs], lr=0.01, weight_decay=0.3, l1=0.05)
     m, v, count = torch.zeros_like(values), torch.zeros_like(values), torch.zeros(N, dtype=torch.int64)
     for i, B in enumerate(batches):
         *_, rows, Z = problem(N, k, d, B, seed + i)
         Z = Z if splice else None
         options = {"rows": rows, "Z": Z, "zero_diagonal": zero_diagonal}
         found = dsc_ext.sparse_self_expression(theirs, indices, M, sparse_grad=True, **options)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         found.square().sum().backward()
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             G = 2 * dsc_ext.sparse_self_expression(values, indices, M, **options)
         dsc_ext.sparse_self_expression_step_(
             values, indices, m, v, count, G, M, rows, Z, lr=0.01, weight_decay=0.3, l1=0.05,
             zero_diagonal=zero_diagonal,
         )  # fmt: skip
-        state = optimiser.state[theirs]
+        state = optimizer.state[theirs]
         assert torch.equal(count, state["row_step"])
         for mine, other in ((m, state["exp_avg"]), (v, state["exp_avg_sq"]), (values, theirs.detach())):
             torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)

@@ -38,8 +38,8 @@ def test_every_op_is_listed_with_where_it_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "dsc_ext"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for op in torch._C._dispatch_get_all_op_names():
-        name = op.removeprefix("dsc::")
-        if op.startswith("dsc::") and hasattr(dsc_ext, name):  # the others are halves of these
+        name = op.removeprefix("dsc_ext::")
+        if op.startswith("dsc_ext::") and hasattr(dsc_ext, name):  # the others are halves of these
             assert name in diagnosis.OPS
     assert all(op in done.stdout for op in diagnosis.OPS)
 
@@ -76,4 +76,4 @@ def test_version_is_the_distributions() -> None:
 def test_a_cpu_build_says_why_it_is_one() -> None:
     looked = SimpleNamespace(nvcc_searched="CUDACXX (not set), PATH", openmp=True)
     assert "no nvcc was found (looked at: CUDACXX (not set), PATH)" in diagnosis.advice(looked)[0]
-    assert "switched off (DSC_CUDA=0)" in diagnosis.advice(SimpleNamespace(nvcc_searched="", openmp=True))[0]
+    assert "switched off (DSCLUST_CUDA=0)" in diagnosis.advice(SimpleNamespace(nvcc_searched="", openmp=True))[0]

@@ -27,15 +27,15 @@ assert native is not None, _native.load_error()
 assert hasattr(native, "cuda") is {cuda}, dir(native)
 C = torch.randn(5, 5)
 assert torch.allclose(dsc_ext.self_expression(C, torch.eye(5), torch.tensor([2]), zero_diagonal=False), C[2])
-import dsc
-assert dsc.__version__ == dsc_ext.__version__ != "0+unknown"
+import dsclust
+assert dsclust.__version__ == dsc_ext.__version__ != "0+unknown"
 """
 
 pytestmark = pytest.mark.slow
 
 
 def run(command: list[str | Path], cwd: Path, **environment: str) -> str:
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DSC_CUDA", "DSC_CUDA_ARCHS")}
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DSCLUST_CUDA", "DSCLUST_CUDA_ARCHS")}
     done = subprocess.run(command, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout + done.stderr
@@ -88,13 +88,13 @@ def test_isolated_and_then_again(python: Path, tree: Path, tmp_path: Path) -> No
     directory.
     """
     for _ in range(2):
-        install(python, tree, ".", DSC_CUDA="0")
+        install(python, tree, ".", DSCLUST_CUDA="0")
         check(python, tmp_path, cuda=False)
 
 
 def test_editable_without_isolation(python: Path, tree: Path, tmp_path: Path) -> None:
     """In an environment that is not activated: its cmake and ninja are not on PATH."""
-    install(python, tree, "--no-build-isolation", "-e", ".", DSC_CUDA="0")
+    install(python, tree, "--no-build-isolation", "-e", ".", DSCLUST_CUDA="0")
     check(python, tmp_path, cuda=False)
     (tree / "dsc_ext" / "marker.py").write_text("here = True\n")
     run([python, "-c", "import dsc_ext.marker"], tmp_path)
@@ -110,6 +110,6 @@ def test_sdist_is_complete(python: Path, tree: Path, tmp_path: Path) -> None:
         names = {name.partition("/")[2] for name in contents.getnames()}
     assert {"csrc/CMakeLists.txt", "csrc/cuda/self_expression.cu", "constraints.txt", "tests/ops/cases.py"} <= names
     cuda = bool(shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc"))
-    settings = {"DSC_CUDA": "1", "DSC_CUDA_ARCHS": "80-real"} if cuda else {"DSC_CUDA": "0"}
+    settings = {"DSCLUST_CUDA": "1", "DSCLUST_CUDA_ARCHS": "80-real"} if cuda else {"DSCLUST_CUDA": "0"}
     install(python, tmp_path, "--no-build-isolation", str(archive), **settings)
     check(python, tmp_path, cuda=cuda)

@@ -19,7 +19,7 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import setuptools
 
     monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    for variable in ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "DSC_CUDA_ARCHS", "MAX_JOBS"):
+    for variable in ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "DSCLUST_CUDA_ARCHS", "MAX_JOBS"):
         monkeypatch.delenv(variable, raising=False)
     spec = importlib.util.spec_from_file_location("dsc_ext_setup", ROOT / "setup.py")
     assert spec is not None and spec.loader is not None
@@ -61,7 +61,7 @@ def test_architectures_are_those_of_the_machine(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=found, stderr=""))
     assert choices.cuda_archs() == (choices.DEFAULT_ARCHS if archs == "default" else archs)
-    monkeypatch.setenv("DSC_CUDA_ARCHS", "86-real")
+    monkeypatch.setenv("DSCLUST_CUDA_ARCHS", "86-real")
     assert choices.cuda_archs() == "86-real"
 
 
@@ -106,7 +106,7 @@ def test_without_nvcc_a_cpu_build_and_one_warning(
 def test_cuda_switched_off_is_quiet(
     choices: ModuleType, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DSC_CUDA", "0")
+    monkeypatch.setenv("DSCLUST_CUDA", "0")
     build(choices)
     assert "-DDSC_CUDA=OFF" in commands[0] and not capsys.readouterr().err
 
@@ -114,14 +114,14 @@ def test_cuda_switched_off_is_quiet(
 def test_cuda_demanded_but_absent_stops_the_build(
     choices: ModuleType, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DSC_CUDA", "1")
-    with pytest.raises(SystemExit, match="DSC_CUDA=1, but no CUDA compiler found"):
+    monkeypatch.setenv("DSCLUST_CUDA", "1")
+    with pytest.raises(SystemExit, match="DSCLUST_CUDA=1, but no CUDA compiler found"):
         build(choices)
     assert not commands
 
 
 @pytest.mark.parametrize("value", ["yes", "2"])
 def test_an_unknown_choice_is_refused(choices: ModuleType, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("DSC_CUDA", value)
-    with pytest.raises(SystemExit, match=f"DSC_CUDA must be auto, 1 or 0, got '{value}'"):
+    monkeypatch.setenv("DSCLUST_CUDA", value)
+    with pytest.raises(SystemExit, match=f"DSCLUST_CUDA must be auto, 1 or 0, got '{value}'"):
         build(choices)

@@ -278,7 +278,7 @@ def sanitized_environment(variant: str) -> dict[str, str]:
 
 
 def sanitized_command(variant: str, arguments: Iterable[str]) -> list[str]:
-    """This Python with ``arguments``; for ThreadSanitizer without address randomisation, which it may not bear."""
+    """This Python with ``arguments``; for ThreadSanitizer without address randomization, which it may not bear."""
     command = [sys.executable, *arguments]
     setarch = shutil.which("setarch")
     if variant == "tsan" and setarch and subprocess.run([setarch, "-R", "true"], capture_output=True).returncode == 0:

@@ -33,7 +33,7 @@ void __asan_storeN(void* address, size_t size);
 }
 #endif
 #ifdef SIMT_TSAN
-// __tsan_java_alloc forgets all earlier accesses to a range, __tsan_java_free all synchronisation through it: what a
+// __tsan_java_alloc forgets all earlier accesses to a range, __tsan_java_free all synchronization through it: what a
 // new block needs of memory that the block before it used, because the two are not ordered with each other.
 extern "C" {
 void* __tsan_get_current_fiber();

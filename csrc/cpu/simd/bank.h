@@ -1,5 +1,5 @@
 // One row on its way into the bank: memory speed with the conversions hidden; a second pass over the row, then in the
-// L1 cache, where it is normalised.
+// L1 cache, where it is normalized.
 #pragma once
 
 #include "bank_row.h"
