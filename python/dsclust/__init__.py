@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dsclust.baselines import run_baselines
-    from dsclust.clustering import cluster_coefficients, spectral_clustering
     from dsclust.data import Dataset, load
     from dsclust.estimators import (
         BDSC,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         SparseSubspaceClustering,
     )
     from dsclust.features import FeatureConfig, fit_features
+    from dsclust.graph.clustering import cluster_coefficients, spectral_clustering
     from dsclust.metrics import evaluate
     from dsclust.pipeline import fit_method
     from dsclust.predictor import Predictor
@@ -65,8 +65,8 @@ _HOME = {
     "load": "data",
     "PRESETS": "presets",
     "get_preset": "presets",
-    "cluster_coefficients": "clustering",
-    "spectral_clustering": "clustering",
+    "cluster_coefficients": "graph.clustering",
+    "spectral_clustering": "graph.clustering",
     "evaluate": "metrics",
     "run_baselines": "baselines",
 }

@@ -15,13 +15,13 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from dsclust.affinity import STRONGEST, sparse_affinity
-from dsclust.clustering import FragmentedGraphWarning, normalized_cut, spectral_clustering
 from dsclust.data import Dataset
-from dsclust.features import FeatureConfig, FeatureMap, fit_features
+from dsclust.features.map import FeatureConfig, FeatureMap, fit_features
+from dsclust.graph.affinity import STRONGEST, sparse_affinity
+from dsclust.graph.clustering import FragmentedGraphWarning, normalized_cut, spectral_clustering
 from dsclust.methods import Method, RidgeMethod, SSCMethod
 from dsclust.ridge import strongest_ridge, unit_rows
-from dsclust.trainer import Callback
+from dsclust.training.trainer import Callback
 
 # Up to so many samples all pairs are looked at; the nearest of each stand in for them beyond.
 ALL_PAIRS = 100_000

@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dsc_ext import topk_coefficients
-from dsclust.affinity import STRONGEST, largest_graph, sparse_affinity
-from dsclust.clustering import spectral_clustering
+from dsclust.graph.affinity import STRONGEST, largest_graph, sparse_affinity
+from dsclust.graph.clustering import spectral_clustering
 from dsclust.metrics import Record, make_record
 from dsclust.ridge import strongest_ridge, unit_rows
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dsclust.methods import Method
     from dsclust.metrics import Record
     from dsclust.pipeline import FitResult
-    from dsclust.trainer import Progress
+    from dsclust.training.trainer import Progress
 
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
@@ -308,8 +308,8 @@ def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
 
     @contextmanager
     def guard() -> Iterator[None]:
-        from dsclust.backbones import MissingExtraError
-        from dsclust.trainer import DivergedError
+        from dsclust.features.backbones import MissingExtraError
+        from dsclust.training.trainer import DivergedError
 
         if owns_signals := threading.current_thread() is threading.main_thread():
             # What a scheduler sends before it kills: as Ctrl-C, so that a checkpoint is left and no child.
@@ -446,9 +446,9 @@ def fit(
 
         from dsclust.auto import choose
         from dsclust.baselines import BASELINES, run_baselines
-        from dsclust.cache import default_cache
         from dsclust.data import load
         from dsclust.features import FeatureConfig
+        from dsclust.features.cache import default_cache
         from dsclust.methods import ClosedFormMethod
         from dsclust.metrics import make_record
         from dsclust.pipeline import fit_method

@@ -1,8 +1,8 @@
 """A data set and a method in, labels and a model out: the path that the command line and the estimators share.
 
-Owns settings, the memory check, and the order of features (`dsclust.features`), training (`dsclust.trainer`), affinity
-and labels (`dsclust.clustering`), and what labels new samples (`dsclust.predictor`). Composes only; has no numerics of
-its own.
+Owns settings, the memory check, and the order of features (`dsclust.features`), training (`dsclust.training.trainer`),
+affinity and labels (`dsclust.graph.clustering`), and what labels new samples (`dsclust.predictor`). Composes only; has
+no numerics of its own.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dsclust.affinity import AFFINITIES, Graph, coefficient_affinity, scipy_csr
-from dsclust.clustering import ASSIGN_LABELS, SpectralLabels, spectral_labels
 from dsclust.data import Dataset
-from dsclust.features import FeatureConfig, FeatureMap, as_config, fitted
+from dsclust.features.map import FeatureConfig, FeatureMap, as_config, fitted
+from dsclust.graph.affinity import AFFINITIES, Graph, coefficient_affinity, scipy_csr
+from dsclust.graph.clustering import ASSIGN_LABELS, SpectralLabels, spectral_labels
+from dsclust.graph.subspaces import subspace_bases
 from dsclust.methods import METHODS, BDSCMethod, ClosedFormMethod, Method
-from dsclust.networks import Autoencoder
+from dsclust.parts.networks import Autoencoder
 from dsclust.predictor import Predictor
 from dsclust.presets import Affinity, AssignLabels, Preset, automatic, get_preset
-from dsclust.subspaces import subspace_bases
-from dsclust.trainer import (
+from dsclust.training.trainer import (
     CLASSIFIER,
     Callback,
     PretrainConfig,
@@ -50,8 +50,8 @@ _DENSE_LIMIT = 8192
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """From C to labels: :func:`dsclust.affinity.coefficient_affinity`, then
-    :func:`dsclust.clustering.spectral_clustering`.
+    """From C to labels: :func:`dsclust.graph.affinity.coefficient_affinity`, then
+    :func:`dsclust.graph.clustering.spectral_clustering`.
     """
 
     affinity: Affinity
@@ -93,7 +93,7 @@ class FitResult:
 
     @property
     def subspace_bases(self) -> list[Array]:
-        """Of each cluster (d, h), see :func:`dsclust.subspaces.subspace_bases`."""
+        """Of each cluster (d, h), see :func:`dsclust.graph.subspaces.subspace_bases`."""
         config = self.train_config
         return subspace_bases(self.training.latent.numpy(), self.labels, config.n_clusters, config.preset.subspace_dim)
 
@@ -253,7 +253,7 @@ def fit_method(
     method: by default `BDSCMethod()`. features: what it gets instead of the samples, a `FeatureConfig` or the name of
     one's kind; feature_cache: `cache` of :func:`dsclust.features.fit_features`, none by default. The other settings are
     those of :class:`BDSC`; None takes the preset's or the method's. `autoencoder`, `checkpoint`, `resume`, `callback`
-    and what they raise: :func:`dsclust.trainer.fit`. `data.labels` are never read.
+    and what they raise: :func:`dsclust.training.trainer.fit`. `data.labels` are never read.
 
     Raises ValueError or TypeError naming the setting, MissingExtraError, and MemoryError where features or the N²
     arrays cannot fit, before any work is done.

@@ -16,15 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dsclust.backbones import MissingExtraError
 from dsclust.data import Dataset
-from dsclust.features import FeatureConfig, FeatureMap
+from dsclust.features.backbones import MissingExtraError
+from dsclust.features.map import FeatureConfig, FeatureMap
 from dsclust.files import read_tensors, write_tensors
 from dsclust.methods import METHODS, Method
 from dsclust.presets import LossWeights, Preset, prepare
 
 if TYPE_CHECKING:
-    from dsclust.trainer import TrainConfig, TrainResult
+    from dsclust.training.trainer import TrainConfig, TrainResult
 
 FORMAT = 4
 

@@ -7,8 +7,8 @@ import types
 
 import pytest
 import torch
-from dsclust.backbones import ImageBackbone, MissingExtraError, Rows, build_backbone, input_size
-from dsclust.views import ImageViews, RowViews
+from dsclust.features.backbones import ImageBackbone, MissingExtraError, Rows, build_backbone, input_size
+from dsclust.features.views import ImageViews, RowViews
 from safetensors.torch import save_file
 from torch import nn
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from dsclust.methods import BDSC, BDSCMethod
 from dsclust.methods.bdsc import CONSISTENCIES, encoder_momentum
-from dsclust.networks import convolutional_autoencoder
+from dsclust.parts.networks import convolutional_autoencoder
 from dsclust.presets import LossWeights
 from torch.nn import functional as F
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from dsclust import CLBDSC, Predictor, fit_method
-from dsclust.backbones import ImageBackbone, Rows
 from dsclust.data import load
+from dsclust.features.backbones import ImageBackbone, Rows
 from dsclust.methods import CLBDSCMethod, CollapseWarning, Problem, clbdsc
 from dsclust.metrics import clustering_accuracy
 from dsclust.presets import automatic
 from dsclust.ridge import ridge_coefficients, unit_rows
-from dsclust.trainer import TrainingInterrupted
+from dsclust.training.trainer import TrainingInterrupted
 from safetensors import safe_open
 from scipy.sparse import load_npz
 from sklearn.datasets import load_digits

@@ -15,9 +15,9 @@ import dsclust
 import dsclust.cli as cli
 import numpy as np
 import pytest
-from dsclust.affinity import AFFINITIES
-from dsclust.clustering import ASSIGN_LABELS
 from dsclust.experiments import NAMES
+from dsclust.graph.affinity import AFFINITIES
+from dsclust.graph.clustering import ASSIGN_LABELS
 from dsclust.methods import METHODS, ClosedFormMethod
 from dsclust.presets import PRESETS
 from typer.testing import CliRunner

@@ -3,14 +3,14 @@ pieces, conventions where the graph says nothing, and the errors of bad input.""
 
 import warnings
 
-import dsclust.affinity as graphs
-import dsclust.spectral as spectral
+import dsclust.graph.affinity as graphs
+import dsclust.graph.spectral as spectral
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from dsclust.affinity import neighbor_affinity, plain_affinity, post_affinity, scipy_csr, sparse_affinity
-from dsclust.clustering import (
+from dsclust.graph.affinity import neighbor_affinity, plain_affinity, post_affinity, scipy_csr, sparse_affinity
+from dsclust.graph.clustering import (
     ASSIGN_LABELS,
     FragmentedGraphWarning,
     cluster_coefficients,
@@ -18,8 +18,8 @@ from dsclust.clustering import (
     spectral_clustering,
     spectral_labels,
 )
+from dsclust.graph.spectral import spectral_embedding
 from dsclust.metrics import clustering_accuracy
-from dsclust.spectral import spectral_embedding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import eigsh

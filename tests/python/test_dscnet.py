@@ -10,9 +10,9 @@ import torch
 from dsclust import BDSC, DSCNet
 from dsclust.data import load
 from dsclust.methods import BDSCMethod, DSCNetMethod, Pretrained, Problem
-from dsclust.networks import build_autoencoder, convolutional_autoencoder
+from dsclust.parts.networks import build_autoencoder, convolutional_autoencoder
 from dsclust.presets import LossWeights, get_preset
-from dsclust.trainer import PretrainConfig, TrainConfig, TrainingInterrupted, fit
+from dsclust.training.trainer import PretrainConfig, TrainConfig, TrainingInterrupted, fit
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 

@@ -9,9 +9,9 @@ from dsclust import EnergySubspaceClustering, fit_method
 from dsclust.data import load
 from dsclust.methods import EnergyMethod, EnergyModel
 from dsclust.metrics import clustering_accuracy
-from dsclust.networks import convolutional_autoencoder
+from dsclust.parts.networks import convolutional_autoencoder
 from dsclust.presets import LossWeights
-from dsclust.trainer import TrainingInterrupted
+from dsclust.training.trainer import TrainingInterrupted
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 

@@ -19,7 +19,7 @@ from dsclust import (
 from dsclust.data import load
 from dsclust.methods import BDSCMethod, DSCNetMethod
 from dsclust.metrics import clustering_accuracy
-from dsclust.out_of_sample import CoefficientVote
+from dsclust.parts.vote import CoefficientVote
 from dsclust.pipeline import fit_method, required_bytes
 from dsclust.presets import PRESETS, get_preset
 from sklearn.base import clone

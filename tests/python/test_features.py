@@ -8,21 +8,21 @@ import shlex
 import sys
 import types
 
-import dsclust.cache as kept
 import dsclust.cli as cli
-import dsclust.features as features
+import dsclust.features.cache as kept
+import dsclust.features.map as features
 import dsclust.pipeline as pipeline
 import numpy as np
 import pytest
 import scipy.special
 import torch
 from dsclust import BDSC, FeatureConfig, Predictor, fit_features, fit_method
-from dsclust.backbones import MissingExtraError
 from dsclust.data import Dataset, load
-from dsclust.features import FeatureMap
+from dsclust.features.backbones import MissingExtraError
+from dsclust.features.map import FeatureMap
+from dsclust.features.scattering import scattering_size
 from dsclust.files import write_tensors
 from dsclust.methods import SSCNMethod
-from dsclust.scattering import scattering_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open

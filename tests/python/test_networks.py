@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dsclust.networks import (
+from dsclust.parts.networks import (
     SameConv2d,
     SameConvTranspose2d,
     convolutional_autoencoder,

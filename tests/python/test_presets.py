@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from dsclust.presets import PRESETS, LossWeights, automatic, get_preset, prepare, settling_epochs
-from dsclust.trainer import TrainConfig, build_autoencoder
+from dsclust.training.trainer import TrainConfig, build_autoencoder
 from hypothesis import given
 from hypothesis import strategies as st
 

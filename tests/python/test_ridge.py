@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse
 import torch
 from dsclust import ridge
-from dsclust.affinity import sparse_affinity
 from dsclust.data import load
+from dsclust.graph.affinity import sparse_affinity
 from dsclust.methods import RidgeMethod
 from dsclust.metrics import clustering_accuracy, evaluate
 from dsclust.pipeline import fit_method, required_bytes

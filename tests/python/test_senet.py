@@ -16,7 +16,7 @@ from dsclust.data import load
 from dsclust.methods import SENetMethod, senet
 from dsclust.metrics import clustering_accuracy
 from dsclust.pipeline import required_bytes
-from dsclust.trainer import TrainingInterrupted
+from dsclust.training.trainer import TrainingInterrupted
 from safetensors import safe_open
 from sklearn.datasets import load_digits
 

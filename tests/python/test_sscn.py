@@ -11,9 +11,9 @@ from dsclust import SSCN, Predictor, fit_method
 from dsclust.data import load
 from dsclust.methods import BDSCMethod, sscn
 from dsclust.metrics import clustering_accuracy
-from dsclust.networks import build_autoencoder, convolutional_autoencoder
+from dsclust.parts.networks import build_autoencoder, convolutional_autoencoder
 from dsclust.presets import LossWeights, get_preset
-from dsclust.trainer import TrainingInterrupted
+from dsclust.training.trainer import TrainingInterrupted
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits

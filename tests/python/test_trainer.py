@@ -14,7 +14,7 @@ from dsclust.data import load
 from dsclust.methods import BDSCMethod, DSCNetMethod
 from dsclust.methods.bdsc import CONSISTENCIES
 from dsclust.presets import LossWeights, automatic
-from dsclust.trainer import (
+from dsclust.training.trainer import (
     DivergedError,
     PretrainConfig,
     TrainConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dsclust.views import ImageViews, RowViews
+from dsclust.features.views import ImageViews, RowViews
 from torch.nn import functional as F
 
 IDENTITY = [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]

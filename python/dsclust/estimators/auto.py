@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsclust.auto import choose
-from dsclust.cache import default_cache
 from dsclust.data import Dataset
 from dsclust.estimators.base import SubspaceClusterer
-from dsclust.features import as_config
+from dsclust.features.cache import default_cache
+from dsclust.features.map import as_config
 from dsclust.pipeline import FitResult, fit_method
-from dsclust.trainer import Callback
+from dsclust.training.trainer import Callback
 
 
 @dataclass(eq=False, repr=False)
@@ -41,7 +41,7 @@ class AutoSubspaceClustering(SubspaceClusterer):
     Notes
     -----
     Cost: that of :class:`RidgeSubspaceClustering`, and the features: about 3 ms an image of 32 x 32 for scattering and
-    25 to 75 ms for the network on one core. They are kept in a cache, see :func:`dsclust.cache.default_cache`.
+    25 to 75 ms for the network on one core. They are kept in a cache, see :func:`dsclust.features.cache.default_cache`.
 
     Examples
     --------

@@ -12,13 +12,13 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dsclust.cache import default_cache
 from dsclust.data import Dataset, load
 from dsclust.features import FeatureConfig
+from dsclust.features.cache import default_cache
 from dsclust.methods import Method
 from dsclust.pipeline import FitResult, fit_method
 from dsclust.presets import Affinity, AssignLabels, Preset, get_preset
-from dsclust.trainer import Callback, Progress
+from dsclust.training.trainer import Callback, Progress
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -86,7 +86,7 @@ class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
         """Cluster X: (n, features) or images (n, h, w), (n, c, h, w), (n, h, w, c). y is ignored.
 
         Raises ValueError or TypeError naming the setting or what is wrong with X, MemoryError where
-        the N² arrays cannot fit, `dsclust.trainer.DivergedError` where the loss stops being finite.
+        the N² arrays cannot fit, `dsclust.training.trainer.DivergedError` where the loss stops being finite.
         """
         data = self._dataset(X, reset=True)
         if isinstance(self.random_state, numbers.Integral):

@@ -33,7 +33,7 @@ class BDSC(AutoencoderClustering):
         What the method is given instead of X: "scattering" (needs ``pip install 'dsc-ext[scattering]'``),
         "efficientnet-lite0" or "timm:NAME" for rows that these make of images, or a :class:`dsclust.FeatureConfig`,
         which can also center, keep principal components and scale to unit length. Kept between runs, see
-        :func:`dsclust.cache.default_cache`. New samples go the same way.
+        :func:`dsclust.features.cache.default_cache`. New samples go the same way.
     preset : {"orl", "coil20", "coil100", "eyaleb", "digits"} or Preset, optional
         Network, loss weights, epochs and post-processing of a published data set. By default they
         follow from the shape of a sample.
@@ -72,7 +72,7 @@ class BDSC(AutoencoderClustering):
         nearest rows of C of each; default the preset's. Without a preset images take the first and feature vectors the
         second.
     threshold, subspace_dim, power, unit_diagonal : optional
-        Knobs of "post", see :func:`dsclust.affinity.post_affinity`; default the preset's.
+        Knobs of "post", see :func:`dsclust.graph.affinity.post_affinity`; default the preset's.
     n_eigenvectors : int, optional
         Eigenvectors of the spectral step; default n_clusters (others need assign_labels="kmeans").
     assign_labels : {"discretize", "kmeans", "cluster_qr"}, optional

@@ -32,7 +32,7 @@ class CLBDSC(DeepSubspaceClustering):
         A file with weights of the backbone (safetensors, or tensors written by torch.save) instead of the published
         ones.
     resize : "auto", int or (h, w), default="auto"
-        Size that images are resampled to: a whole factor, a size, or by :func:`dsclust.backbones.input_size`.
+        Size that images are resampled to: a whole factor, a size, or by :func:`dsclust.features.backbones.input_size`.
     tune : bool, default=False
         Train the backbone too, at a tenth of the rate; views are then drawn anew in every epoch. Two passes of the
         backbone a step, and two more in the backward pass, which computes the activations of 32 images at a time again:
@@ -50,7 +50,7 @@ class CLBDSC(DeepSubspaceClustering):
         Views of each sample that a frozen backbone makes features of.
     crop, flip, jitter, noise : default=0.8, True, 0.2, 0.1
         Views: smallest share of the area a crop keeps, whether images may be mirrored, relative change of brightness
-        and contrast; of feature vectors, noise and dropout. See :mod:`dsclust.views`.
+        and contrast; of feature vectors, noise and dropout. See :mod:`dsclust.features.views`.
     batch_size : int, optional
         Samples a step; default 100.
     epochs : int, default=20

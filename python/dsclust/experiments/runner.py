@@ -21,19 +21,19 @@ import torch
 
 from dsclust.auto import choose
 from dsclust.baselines import BASELINES, Baseline, run_baselines
-from dsclust.cache import default_cache
 from dsclust.data import Dataset
 from dsclust.experiments.experiment import Arm, Data, Experiment
 from dsclust.experiments.records import Record, read_records, write_records
 from dsclust.features import FeatureConfig, fit_features
+from dsclust.features.cache import default_cache
 from dsclust.files import write_json
 from dsclust.methods import AutoencoderMethod, RidgeMethod
 from dsclust.metrics import evaluate
-from dsclust.networks import Autoencoder
+from dsclust.parts.networks import Autoencoder
 from dsclust.pipeline import chosen_preset, fit_method
 from dsclust.processes import each_in_its_process
 from dsclust.report import versions
-from dsclust.trainer import TrainConfig, pretrain
+from dsclust.training.trainer import TrainConfig, pretrain
 
 
 def run_experiment(

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsclust.backbones import MissingExtraError
 from dsclust.experiments.experiment import MNIST, MNIST_ALL, Arm, Experiment, Published
 from dsclust.experiments.figures import bars
 from dsclust.features import FeatureConfig
+from dsclust.features.backbones import MissingExtraError
 from dsclust.methods import RidgeMethod, SSCMethod
 
 SCATTERING = FeatureConfig("scattering", pca=500)

@@ -4,7 +4,11 @@ from dsclust.methods.bdsc import BDSC, BDSCMethod
 from dsclust.methods.clbdsc import CLBDSC, CLBDSCMethod, CollapseWarning
 from dsclust.methods.dscnet import DSCNetMethod
 from dsclust.methods.energy import EnergyMethod, EnergyModel
-from dsclust.methods.method import (
+from dsclust.methods.ridge import RidgeMethod
+from dsclust.methods.senet import SENet, SENetMethod
+from dsclust.methods.ssc import SSCMethod
+from dsclust.methods.sscn import SSCN, SSCNMethod
+from dsclust.parts.method import (
     AutoencoderMethod,
     BatchLoss,
     ClosedFormMethod,
@@ -14,10 +18,6 @@ from dsclust.methods.method import (
     Problem,
     TrainedModel,
 )
-from dsclust.methods.ridge import RidgeMethod
-from dsclust.methods.senet import SENet, SENetMethod
-from dsclust.methods.ssc import SSCMethod
-from dsclust.methods.sscn import SSCN, SSCNMethod
 
 # By the name that the command line and stored models use.
 METHODS: dict[str, type[Method]] = {

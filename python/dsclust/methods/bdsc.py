@@ -30,8 +30,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dsc_ext.fused import FusedAdam
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
-from dsclust.methods.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
-from dsclust.networks import Autoencoder
+from dsclust.parts.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
+from dsclust.parts.networks import Autoencoder
 from dsclust.presets import LossWeights, settling_epochs
 
 Penalty = Literal["l2", "l1"]

@@ -33,13 +33,13 @@ from torch.nn import functional as F
 from dsc_ext import info_nce, topk_coefficients
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
 from dsc_ext.optim import RowAdam
-from dsclust.backbones import Backbone, ImageBackbone, build_backbone, parse_size
-from dsclust.cache import key, recalled
-from dsclust.methods.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
-from dsclust.networks import dense_layers
+from dsclust.features.backbones import Backbone, ImageBackbone, build_backbone, parse_size
+from dsclust.features.cache import key, recalled
+from dsclust.features.views import ImageViews, RowViews
+from dsclust.parts.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
+from dsclust.parts.networks import dense_layers
 from dsclust.presets import Preset
 from dsclust.ridge import ridge_coefficients, unit_rows
-from dsclust.views import ImageViews, RowViews
 
 Anchor = Literal["z", "z_hat"]
 ANCHORS = ("z", "z_hat")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dsclust.methods.bdsc import PairwiseMethod
-from dsclust.methods.method import Problem
+from dsclust.parts.method import Problem
 
 
 @dataclass(frozen=True)

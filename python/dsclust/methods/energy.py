@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dsc_ext
-from dsclust.methods.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
-from dsclust.networks import Autoencoder, dense_layers
+from dsclust.parts.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
+from dsclust.parts.networks import Autoencoder, dense_layers
 from dsclust.presets import LossWeights
 
 # Steps that a run takes at least.

@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dsclust.methods.closed_form import CenteredRows, ClosedForm
-from dsclust.methods.method import ClosedFormMethod, Pretrained, Problem
+from dsclust.parts.closed_form import CenteredRows, ClosedForm
+from dsclust.parts.method import ClosedFormMethod, Pretrained, Problem
 from dsclust.presets import Preset
 from dsclust.ridge import strongest_ridge
 

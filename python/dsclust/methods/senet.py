@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dsc_ext import inner_product_self_expression, topk_coefficients
-from dsclust.methods.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
+from dsclust.parts.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
 from dsclust.presets import AssignLabels, Preset
 
 # Samples that go through the key network at a time: large enough for the matrix products, 10 MB of activations for

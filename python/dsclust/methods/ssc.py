@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from dsc_ext import elastic_net_on_support, omp_on_support, ridge_on_support, topk_coefficients
-from dsclust.methods.closed_form import CenteredRows, ClosedForm
-from dsclust.methods.method import ClosedFormMethod, Pretrained, Problem
+from dsclust.parts.closed_form import CenteredRows, ClosedForm
+from dsclust.parts.method import ClosedFormMethod, Pretrained, Problem
 from dsclust.presets import Preset
 
 Solver = Literal["ridge", "elastic_net", "omp"]

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from dsclust.methods.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
-from dsclust.networks import Autoencoder
+from dsclust.parts.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
+from dsclust.parts.networks import Autoencoder
 from dsclust.presets import LossWeights, Preset
 
 # Steps that a run takes at least: published are 30 epochs of 10 batches.

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dsclust.networks import Autoencoder, build_autoencoder
-from dsclust.out_of_sample import CoefficientVote
+from dsclust.parts.networks import Autoencoder, build_autoencoder
+from dsclust.parts.vote import CoefficientVote
 from dsclust.presets import AssignLabels, LossWeights, Preset
 
 

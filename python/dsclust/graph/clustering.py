@@ -1,8 +1,8 @@
 """From a coefficient matrix to labels: normalized spectral clustering of its affinity graph (Ng, Jordan & Weiss, 2001).
 
 Owns what turns eigenvectors into labels, what can be said of labels without knowing the true ones, and the one path
-from C to labels that every method shares. The graph comes from `dsclust.affinity`, its eigenvectors from
-`dsclust.spectral`; this file never touches a network, a data set or true labels.
+from C to labels that every method shares. The graph comes from `dsclust.graph.affinity`, its eigenvectors from
+`dsclust.graph.spectral`; this file never touches a network, a data set or true labels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sklearn.cluster._spectral import cluster_qr, discretize
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from dsclust.affinity import Array, Coefficients, Graph, check_count, coefficient_affinity
-from dsclust.spectral import SpectralEmbedding, checked_graph, embed, graph_components
+from dsclust.graph.affinity import Array, Coefficients, Graph, check_count, coefficient_affinity
+from dsclust.graph.spectral import SpectralEmbedding, checked_graph, embed, graph_components
 
 ASSIGN_LABELS = ("kmeans", "discretize", "cluster_qr")
 # A component smaller than this share of the mean cluster is dust: it takes no eigenvector and no cluster.
@@ -265,8 +265,8 @@ def cluster_coefficients(
     seed: int = 0,
     **graph: Any,
 ) -> tuple[Array, Graph]:
-    """Coefficient matrix (N, N) to ``(labels, affinity)``: :func:`dsclust.affinity.coefficient_affinity`, which takes
-    `graph`, then :func:`spectral_clustering`.
+    """Coefficient matrix (N, N) to ``(labels, affinity)``: :func:`dsclust.graph.affinity.coefficient_affinity`, which
+    takes `graph`, then :func:`spectral_clustering`.
     """
     W = coefficient_affinity(coefficients, n_clusters, **graph)
     labels = spectral_clustering(W, n_clusters, n_eigenvectors=n_eigenvectors, assign_labels=assign_labels, seed=seed)

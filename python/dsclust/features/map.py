@@ -2,7 +2,7 @@
 
 Owns the choice of a representation (`FeatureConfig`), the map that was fitted (`FeatureMap`: a network without
 training, then centering, principal components, unit length, in this order) and the cache of what it made of a data set.
-Networks come from `dsclust.backbones`, scattering from `dsclust.scattering`.
+Networks come from `dsclust.features.backbones`, scattering from `dsclust.features.scattering`.
 
 Principal components are exact: the leading eigenvectors of the Gram matrix of the smaller side, in float64. Rows
 wait in a temporary file until they are known, so that memory grows by the rows asked for, not by the network's.
@@ -25,11 +25,11 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from dsclust.backbones import build_backbone, parse_size
-from dsclust.cache import key, recalled, usable
 from dsclust.data import Dataset
-from dsclust.scattering import Scattering
-from dsclust.trainer import Callback, Progress
+from dsclust.features.backbones import build_backbone, parse_size
+from dsclust.features.cache import key, recalled, usable
+from dsclust.features.scattering import Scattering
+from dsclust.training.trainer import Callback, Progress
 
 # Samples at a time, when fitting and after: products of as many rows give the same bits.
 _CHUNK = 128
@@ -41,10 +41,10 @@ _BLOCK = 2**23  # numbers in a block of rows on the way to a Gram matrix
 class FeatureConfig:
     """A representation of samples, in plain values. Raises ValueError or TypeError naming the setting.
 
-    kind: "raw", the values themselves; "scattering" (:mod:`dsclust.scattering`, needs the extra [scattering]);
-    "efficientnet-lite0" or "timm:NAME", a frozen pre-trained network (:mod:`dsclust.backbones`). All but "raw" take
-    images. resize: size that images are resampled to, see `dsclust.scattering.scattering_size` and
-    `dsclust.backbones.input_size`. weights: a file with those of the network, instead of the published ones.
+    kind: "raw", the values themselves; "scattering" (:mod:`dsclust.features.scattering`, needs the extra [scattering]);
+    "efficientnet-lite0" or "timm:NAME", a frozen pre-trained network (:mod:`dsclust.features.backbones`). All but "raw"
+    take images. resize: size that images are resampled to, see `dsclust.features.scattering.scattering_size` and
+    `dsclust.features.backbones.input_size`. weights: a file with those of the network, instead of the published ones.
     per_image: divide the paths of scattering by their peak in each image, as published, instead of over the data.
     center: subtract the mean of the rows. pca: keep that many principal components, of the rows as they are unless
     centered. unit: scale the rows, in the end, to unit length; zero rows stay zero.
@@ -102,7 +102,7 @@ class FeatureMap(nn.Module):
     pretrained: False leaves the network's weights to be loaded by the caller.
 
     Raises ValueError where samples of this shape cannot have these features, MissingExtraError where a package is
-    missing, and what :func:`dsclust.backbones.build_backbone` raises.
+    missing, and what :func:`dsclust.features.backbones.build_backbone` raises.
     """
 
     gain: Tensor | None
@@ -283,8 +283,8 @@ def fit_features(
     device
         Where the network runs, and where the map stays.
     callback
-        Called as by :func:`dsclust.trainer.fit`, with phase "features" and samples for epochs. What it raises, and
-        Ctrl-C, leave nothing behind.
+        Called as by :func:`dsclust.training.trainer.fit`, with phase "features" and samples for epochs. What it raises,
+        and Ctrl-C, leave nothing behind.
 
     With the samples as they are wanted ("raw" and nothing else) the data set itself comes back, images as images.
     Raises as :class:`FeatureMap` and :meth:`FeatureMap.fit`. Deterministic on a CPU for a number of threads.

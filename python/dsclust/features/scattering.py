@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsclust.backbones import MissingExtraError, parse_size
+from dsclust.features.backbones import MissingExtraError, parse_size
 
 SCALES = 3
 _CELL = 2**SCALES  # pixels a side that one coefficient stands for

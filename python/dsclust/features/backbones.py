@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dsclust.views import ImageViews, RowViews
+from dsclust.features.views import ImageViews, RowViews
 
 # Pixels as the Lite networks were trained on them, (v - 127) / 128 (github.com/tensorflow/tpu, efficientnet/lite). The
 # statistics of the converted weights' first layer agree: on photographs its output has .9 of the variance they hold,
@@ -71,7 +71,7 @@ class Backbone(nn.Module, ABC):
 
 
 class Rows(Backbone):
-    """Samples that are features already, flattened; their views are :class:`dsclust.views.RowViews`."""
+    """Samples that are features already, flattened; their views are :class:`dsclust.features.views.RowViews`."""
 
     def __init__(self, sample_shape: tuple[int, ...], views: RowViews) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from dsclust.affinity import Array, Graph, blas_threads, check_count
+from dsclust.graph.affinity import Array, Graph, blas_threads, check_count
 
 # A connected component up to this size is solved by LAPACK: beyond doubt, and quicker than Lanczos on a dense matrix.
 _DENSE_LIMIT = 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dsclust.methods.method import Model
+from dsclust.parts.method import Model
 from dsclust.ridge import unit_rows
 
 

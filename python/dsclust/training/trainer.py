@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsclust.cache import usable
 from dsclust.data import Dataset
+from dsclust.features.cache import usable
 from dsclust.files import digest, read_tensors, write_tensors
 from dsclust.methods import (
     AutoencoderMethod,
@@ -39,7 +39,7 @@ from dsclust.methods import (
     Problem,
     TrainedModel,
 )
-from dsclust.networks import Autoencoder, build_autoencoder
+from dsclust.parts.networks import Autoencoder, build_autoencoder
 from dsclust.presets import LossWeights, Preset, prepare
 
 CHECKPOINT_FORMAT = 1
