@@ -7,58 +7,89 @@ row, images column by column, and `gnd`, as Cai's face and object collections us
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dsclust.checks import one_of
+from dsclust.names import Color, PresetName, words
+from dsclust.samples import ArraySamples, Samples, as_samples, blocks
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 NPZ_SAMPLES = ("images", "X", "x", "data", "features", "fea")
 NPZ_LABELS = ("labels", "y", "gnd", "targets", "target")
 SCALES = (1.0, 255.0, 65535.0)
 
-Color = Literal["auto", "gray", "rgb"]
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples and what is known about them.
+    """Hold samples and what is known about them.
 
-    X: float32, (n, c, h, w) images or (n, f) feature vectors, finite, values as in the source.
+    samples: (n, c, h, w) images or (n, f) feature vectors, finite, values as in the source; an array may be given.
     labels: int64 (n,) or None; only ever used for scores, never for fitting.
     pixel_range: the scale the values live on, such as (0, 255), or None where it cannot be told.
-    files: path of each sample relative to the folder read, or None.
+    files: path of each sample relative to the folder read, or None. preset: the name of the preset that was made for
+    these samples, for methods that train on them as they are.
     """
 
-    X: npt.NDArray[np.float32]
+    samples: Samples
     labels: npt.NDArray[np.int64] | None
     name: str
     pixel_range: tuple[float, float] | None
     files: tuple[str, ...] | None = None
+    preset: PresetName | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", as_samples(self.samples))
+
+    @cached_property
+    def X(self) -> npt.NDArray[np.float32]:
+        """All samples as one array, for those who need them at once."""
+        return self.samples.read(0, self.n_samples)
 
     @property
     def n_samples(self) -> int:
-        return int(self.X.shape[0])
+        return self.samples.n
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(c, h, w) or (f,)."""
+        return self.samples.shape[1:]
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(channels, height, width), or None for feature vectors."""
-        if self.X.ndim == 2:
-            return None
-        return (int(self.X.shape[1]), int(self.X.shape[2]), int(self.X.shape[3]))
+        shape = self.sample_shape
+        return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
+        """Return the samples with these indices, in rising order, with all that is known about them."""
+        parts = []
+        for lo, hi in blocks(self.samples):
+            inside = rows[(rows >= lo) & (rows < hi)]
+            if inside.size:
+                parts.append(self.samples.read(lo, hi)[inside - lo])
+        return replace(
+            self,
+            samples=ArraySamples(np.concatenate(parts)),
+            labels=None if self.labels is None else self.labels[rows],
+            files=None if self.files is None else tuple(self.files[i] for i in rows),
+        )
 
 
-def infer_pixel_range(values: npt.NDArray[Any]) -> tuple[float, float] | None:
-    """(0, 1), (0, 255) or (0, 65535) when nothing is negative and the largest value lies in the
+def infer_pixel_range(least: float, largest: float) -> tuple[float, float] | None:
+    """Return (0, 1), (0, 255) or (0, 65535) when nothing is negative and the largest value lies in the
     upper half of just that scale; None otherwise."""
-    if values.size == 0 or values.min() < 0:
+    if least < 0:
         return None
-    largest = float(values.max())
     for top in SCALES:
         if top / 2 < largest <= top:
             return (0.0, top)
@@ -107,6 +138,7 @@ def load(
     files: tuple[str, ...] | None = None
     found_labels: npt.ArrayLike | None = None
     column_major = False
+    preset: PresetName | None = None
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if str(source) == "digits":
@@ -114,7 +146,7 @@ def load(
 
             digits = load_digits()
             values, found_labels, default_name = digits.images, digits.target, "digits"
-            pixel_range = (0.0, 16.0)
+            pixel_range, preset = (0.0, 16.0), "digits"
         elif path.is_dir():
             values, found_labels, files, file_range = _read_folder(path, resize, color)
             pixel_range, default_name = pixel_range or file_range, path.resolve().name
@@ -135,24 +167,35 @@ def load(
     X = _as_samples(values, image_shape, column_major)
     if X.shape[0] == 0 or X[0].size == 0:
         raise ValueError(f"load: samples: expected at least one, got shape {values.shape}")
-    # Some doubles overflow float32, so the check comes after the conversion.
-    with np.errstate(over="ignore"):
-        X = np.ascontiguousarray(X, dtype=np.float32)
-    if not np.isfinite(X).all():
-        rows = np.flatnonzero(~np.isfinite(X.reshape(len(X), -1)).all(axis=1))
-        raise ValueError(
-            f"load: samples: expected finite float32 values, got NaN or infinity in {len(rows)} "
-            f"of {len(X)} samples, the first at index {rows[0]}"
-        )
+    samples = ArraySamples(X)
+    least, largest = _checked_extremes(samples)
     if labels is None:
         labels = found_labels
     return Dataset(
-        X=X,
-        labels=None if labels is None else _as_labels(labels, len(X)),
+        samples,
+        labels=None if labels is None else _as_labels(labels, samples.n),
         name=name or default_name,
-        pixel_range=pixel_range or infer_pixel_range(X),
+        pixel_range=pixel_range or infer_pixel_range(least, largest),
         files=files,
+        preset=preset,
     )
+
+
+def _checked_extremes(samples: Samples) -> tuple[float, float]:
+    """Return the least and the largest value; raise ValueError where any is not finite in float32."""
+    least, largest, broken = math.inf, -math.inf, []
+    for lo, hi in blocks(samples):
+        # Some doubles overflow float32, so the check comes after the conversion.
+        part = samples.read(lo, hi)
+        least, largest = min(least, float(part.min())), max(largest, float(part.max()))
+        if not math.isfinite(float(part.sum(dtype=np.float64))):
+            broken += (lo + np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(axis=1))).tolist()
+    if broken:
+        raise ValueError(
+            f"load: samples: expected finite float32 values, got NaN or infinity in {len(broken)} "
+            f"of {samples.n} samples, the first at index {broken[0]}"
+        )
+    return least, largest
 
 
 def _as_samples(
@@ -223,7 +266,7 @@ def _read_file(path: Path) -> tuple[npt.NDArray[Any], npt.ArrayLike | None]:
 
 def _read_numpy(path: Path) -> Any:
     try:
-        content = np.load(path, allow_pickle=False)
+        content = np.load(path, mmap_mode="r", allow_pickle=False)  # an archive is read whole
         if isinstance(content, np.lib.npyio.NpzFile):
             with content:
                 return {key: content[key] for key in content.files}
@@ -275,8 +318,7 @@ def _read_folder(
 ) -> tuple[npt.NDArray[Any], npt.ArrayLike | None, tuple[str, ...], tuple[float, float]]:
     from PIL import Image, UnidentifiedImageError
 
-    if color not in ("auto", "gray", "rgb"):
-        raise ValueError(f"load: color: expected 'auto', 'gray' or 'rgb', got {color!r}")
+    one_of("load", "color", color, words(Color))
     # os.walk does not follow links to folders, so a folder linked into itself ends.
     paths = sorted(
         Path(root, file).relative_to(folder)

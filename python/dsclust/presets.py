@@ -1,6 +1,6 @@
 """Presets: network, loss weights and post-processing of each data set the method was published on.
 
-Owns constants, the arithmetic between them, and the scale of pixels they presume. Sources: the
+Owns constants and the arithmetic between them. Sources: the
 released TensorFlow code of DSC-Net (github.com/panji1990/Deep-subspace-clustering-networks, a
 script per data set) and its PyTorch port (github.com/XifengGuo/DSC-Net), both for Ji et al., NIPS
 2017. `digits` and the automatic preset are this package's own and are explained at `automatic`.
@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from dsclust.names import Affinity, PresetName, words
 
-PRESETS = ("orl", "coil20", "coil100", "eyaleb", "mnist", "digits")
-
-Affinity = Literal["post", "plain", "sparse", "neighbors"]
-AssignLabels = Literal["kmeans", "discretize", "cluster_qr"]
+PRESETS = words(PresetName)
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,22 @@ def settling_epochs(n_samples: int, n_clusters: int, lr: float) -> int:
 
 
 @dataclass(frozen=True)
+class GraphConfig:
+    """From C to a graph, the arguments of :func:`dsclust.graph.affinity.coefficient_affinity`.
+
+    affinity: DSC-Net's post-processing of C ("post"), |C| + |C|^T ("plain"), the largest of C + C^T ("sparse") or the
+    graph of the nearest rows of C ("neighbors"). threshold, power, unit_diagonal: of the post-processing. subspace_dim:
+    of the post-processing, and dimension of a cluster's subspace elsewhere.
+    """
+
+    affinity: Affinity
+    threshold: float
+    subspace_dim: int
+    power: float
+    unit_diagonal: bool
+
+
+@dataclass(frozen=True)
 class Preset:
     """Everything that depends on the data set. Immutable; derive variants with `replace`.
 
@@ -75,9 +86,7 @@ class Preset:
     coefficient_init: constant that C starts from.
     epochs: passes over the data, each updating every row of C once; None: `settling_epochs`.
     lr: of Adam at full batch.
-    affinity: DSC-Net's post-processing of C ("post"), |C| + |C|^T ("plain"), the largest of C + C^T ("sparse") or the
-        graph of the nearest rows of C ("neighbors").
-    threshold, subspace_dim, power, unit_diagonal: of the post-processing.
+    graph: from C to its graph.
     """
 
     name: str
@@ -90,11 +99,7 @@ class Preset:
     coefficient_init: float
     epochs: int | None
     lr: float
-    affinity: Affinity
-    threshold: float
-    subspace_dim: int
-    power: float
-    unit_diagonal: bool
+    graph: GraphConfig
 
 
 _ORL = Preset(
@@ -108,11 +113,7 @@ _ORL = Preset(
     coefficient_init=1e-8,  # the port's; the original starts at 0
     epochs=700,
     lr=1e-3,
-    affinity="post",
-    threshold=0.2,
-    subspace_dim=3,
-    power=1.0,
-    unit_diagonal=False,
+    graph=GraphConfig("post", threshold=0.2, subspace_dim=3, power=1.0, unit_diagonal=False),
 )
 _COIL20 = replace(
     _ORL,
@@ -122,10 +123,7 @@ _COIL20 = replace(
     kernels=(3,),
     weights=LossWeights(1.0, 1.0, 0.5 * 150.0),
     epochs=40,  # the port's; the original stops at 30
-    threshold=0.04,
-    subspace_dim=12,
-    power=8.0,
-    unit_diagonal=True,
+    graph=GraphConfig("post", threshold=0.04, subspace_dim=12, power=8.0, unit_diagonal=True),
 )
 _COIL100 = replace(
     _COIL20,
@@ -136,7 +134,7 @@ _COIL100 = replace(
     weights=LossWeights(1.0, 1.0, 0.5 * 30.0),
     coefficient_init=1e-4,
     epochs=120,
-    unit_diagonal=False,
+    graph=replace(_COIL20.graph, unit_diagonal=False),
 )
 # A DSC-Net run on MNIST's test set and SSCN's own (github.com/buschju/sscn). Their convolutions pad 2, 1 and 1 pixels
 # on all sides where ours follow TensorFlow's SAME; sizes and parameter counts are equal.
@@ -148,8 +146,7 @@ _MNIST = replace(
     kernels=(5, 3, 3),
     weights=LossWeights(1.0, 1.0, 0.5),
     epochs=30,
-    threshold=0.1,
-    subspace_dim=9,
+    graph=replace(_COIL20.graph, threshold=0.1, subspace_dim=9),
 )
 
 
@@ -166,14 +163,12 @@ def _eyaleb(n_clusters: int) -> Preset:
         weights=LossWeights(0.5, 1.0, 0.5 * 10.0 ** (n_clusters / 10.0 - 3.0)),
         coefficient_init=1e-4,
         epochs=50 + 25 * n_clusters,
-        threshold=threshold,
-        subspace_dim=10,
-        power=3.5,
+        graph=replace(_ORL.graph, threshold=threshold, subspace_dim=10, power=3.5),
     )
 
 
 def automatic(sample_shape: tuple[int, ...], samples_per_cluster: float = math.inf) -> Preset:
-    """The preset for data nobody tuned for: chosen from the shape of a sample and N / K alone.
+    """Return the preset for data nobody tuned for, chosen from the shape of a sample and N / K alone.
 
     Images (c, h, w) get one stride-2 layer of 3 x 3 kernels for each halving that leaves at least
     4 pixels a side, with 10, 20, 30, ... channels, or 15 if there is one layer only: the published
@@ -208,25 +203,15 @@ def automatic(sample_shape: tuple[int, ...], samples_per_cluster: float = math.i
         coefficient_init=1e-8,
         epochs=None,
         lr=1e-3,
-        affinity="post" if channels else "plain",
-        threshold=0.1,
-        subspace_dim=9,
-        power=8.0,
-        unit_diagonal=True,
+        graph=replace(_MNIST.graph, affinity="post" if channels else "plain"),
     )
-    if samples_per_cluster >= 3 * chosen.subspace_dim:
+    if samples_per_cluster >= 3 * chosen.graph.subspace_dim:
         return chosen
-    return replace(
-        chosen,
-        threshold=_ORL.threshold,
-        subspace_dim=_ORL.subspace_dim,
-        power=_ORL.power,
-        unit_diagonal=_ORL.unit_diagonal,
-    )
+    return replace(chosen, graph=replace(_ORL.graph, affinity=chosen.graph.affinity))
 
 
 def get_preset(name: str, n_clusters: int) -> Preset:
-    """The preset called `name`, one of `PRESETS`; eyaleb's depends on the number of clusters.
+    """Return the preset called `name`, one of `PRESETS`; eyaleb's depends on the number of clusters.
 
     `digits` is `automatic` for 8 x 8 images. Raises ValueError for an unknown name.
     """
@@ -244,48 +229,10 @@ def get_preset(name: str, n_clusters: int) -> Preset:
     return fixed[name]
 
 
-def prepare(
-    X: npt.NDArray[np.float32],
-    pixel_range: tuple[float, float] | None,
-    preset: Preset,
-    magnitude: float | None = None,
-) -> npt.NDArray[np.float32]:
-    """Samples on the scale the preset's weights were chosen for.
-
-    X: (n, c, h, w) or (n, f); pixel_range: the scale its values live on, None if unknown. Data on
-    another known scale are mapped linearly to the preset's, for a published weight of the
-    self-expression error means nothing without its units. Where the preset has no scale, values are divided by
-    `magnitude`, the largest of X unless given: that of the data a model was fitted to.
-
-    Raises ValueError where the shape of a sample is not the preset's, where the preset needs a scale and
-    the data's is unknown, where values leave the scale they are said to have, and for negative
-    values under a convolutional network, whose last layer is a ReLU.
-    """
-    shape = tuple(int(s) for s in X.shape[1:])
-    if preset.image_shape is not None and shape != preset.image_shape:
-        raise ValueError(f"preset {preset.name}: expected samples of shape {preset.image_shape}, got {shape}")
-    if len(shape) != (3 if preset.channels else 1):
-        kind = "images (c, h, w)" if preset.channels else "feature vectors (f,)"
-        raise ValueError(f"preset {preset.name}: expected {kind}, got samples of shape {shape}")
-    low, high = float(X.min()), float(X.max())
-    if preset.pixel_range is None:
-        scale = max(abs(low), abs(high)) if magnitude is None else magnitude
-        prepared = X / np.float32(scale) if scale > 0 else X
-    else:
-        if pixel_range is None:
-            raise ValueError(
-                f"preset {preset.name}: expected pixels on the scale {preset.pixel_range}; the "
-                f"data's values {low:g}..{high:g} leave their scale open, so pass pixel_range=, "
-                "such as (0, 255)"
-            )
-        if low < pixel_range[0] or high > pixel_range[1]:
-            raise ValueError(
-                f"preset {preset.name}: pixel_range: got {pixel_range}, but values reach from {low:g} to {high:g}"
-            )
-        (a, b), (c, d) = pixel_range, preset.pixel_range
-        prepared = X if (a, b) == (c, d) else (X - np.float32(a)) * np.float32((d - c) / (b - a)) + np.float32(c)
-    if preset.channels and prepared.min() < 0:
-        raise ValueError(
-            f"preset {preset.name}: images must not be negative (the network ends in a ReLU), got values from {low:g}"
-        )
-    return np.ascontiguousarray(prepared, dtype=np.float32)
+def choose_preset(
+    preset: str | Preset | None, sample_shape: tuple[int, ...], n_samples: int, n_clusters: int
+) -> Preset:
+    """Return the preset itself or that of a name; for None the one that follows from the shape of the data."""
+    if preset is None:
+        return automatic(sample_shape, n_samples / n_clusters)
+    return preset if isinstance(preset, Preset) else get_preset(preset, n_clusters)

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dsclust.presets import PRESETS, LossWeights, automatic, get_preset, prepare, settling_epochs
-from dsclust.training.trainer import TrainConfig, build_autoencoder
+from dsclust.parts.networks import build_autoencoder
+from dsclust.presets import PRESETS, LossWeights, automatic, get_preset, settling_epochs
+from dsclust.scale import prepare
+from dsclust.training.config import TrainConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +42,7 @@ def test_normal_form_forgets_a_common_factor(factor):
 )
 def test_eyaleb_thresholds_divide_as_python_2_does(n_clusters, threshold, epochs):
     preset = get_preset("eyaleb", n_clusters)
-    assert preset.threshold == pytest.approx(threshold, rel=1e-12)
+    assert preset.graph.threshold == pytest.approx(threshold, rel=1e-12)
     assert preset.epochs == epochs
 
 
@@ -76,7 +78,7 @@ def test_the_automatic_preset_fits_any_shape(shape, latent):
     net = build_autoencoder(automatic(shape), shape, torch.Generator().manual_seed(0))
     x = torch.rand(2, *shape)
     assert net.encoder(x).shape == (2, latent) and net(x).shape == x.shape
-    assert automatic(shape).affinity == ("post" if len(shape) == 3 else "plain")
+    assert automatic(shape).graph.affinity == ("post" if len(shape) == 3 else "plain")
 
 
 def test_the_automatic_preset_refuses_other_shapes():
@@ -142,7 +144,7 @@ def test_scale_free_weights_balance_the_ideal_partition():
 
 
 def test_small_clusters_take_the_post_processing_published_for_small_clusters():
-    few, many = automatic((1, 32, 32), 10), automatic((1, 32, 32), 72)
-    orl = get_preset("orl", 40)
+    few, many = automatic((1, 32, 32), 10).graph, automatic((1, 32, 32), 72).graph
+    orl = get_preset("orl", 40).graph
     assert (few.threshold, few.subspace_dim, few.power) == (orl.threshold, orl.subspace_dim, orl.power) == (0.2, 3, 1.0)
-    assert many == automatic((1, 32, 32)) and many.subspace_dim == 9
+    assert many == automatic((1, 32, 32)).graph and many.subspace_dim == 9
