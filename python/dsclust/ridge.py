@@ -26,6 +26,12 @@ def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
     centering leaves nothing of but rounding, is zero in the end: it has no direction.
     """
     length = torch.linalg.vector_norm(X, dim=1, keepdim=True)
+    limits = torch.finfo(X.dtype)
+    lost = (length < limits.tiny**0.4) | (length > limits.max**0.4)
+    if lost.any():  # squares of such entries underflow or overflow: by the largest of each row first
+        peak = X.abs().amax(dim=1, keepdim=True)
+        X = torch.where(lost & (peak > 0), X / peak, X)
+        length = torch.linalg.vector_norm(X, dim=1, keepdim=True)
     rows = X / torch.where(length > 0, length, 1.0)
     if mean is None:
         mean = rows.mean(dim=0)

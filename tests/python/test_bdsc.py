@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
-from dsclust.methods import BDSC, BDSCMethod
-from dsclust.methods.bdsc import CONSISTENCIES, encoder_momentum
+from dsclust import BDSC
+from dsclust.methods.bdsc import BDSCMethod, BDSCModel
+from dsclust.parts.consistency import CONSISTENCIES, Consistency, MomentumEncoder, Refresh
 from dsclust.parts.networks import convolutional_autoencoder
 from dsclust.presets import LossWeights
+from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from dsc_ext import RowAdam, SelfExpressiveCUDA
@@ -25,9 +29,9 @@ def samples(n: int = N) -> torch.Tensor:
     return torch.rand(n, 1, 8, 8, dtype=torch.float64, generator=generator(7))
 
 
-def model(**options) -> BDSC:
+def model(chunk: int | None = None, n_batches: int = 1, **options) -> BDSCModel:
     net = convolutional_autoencoder((1, 8, 8), (3, 4), (3, 3), generator=generator(4)).double()
-    bdsc = BDSC(net, N, WEIGHTS, **options)
+    bdsc = BDSCModel(net, N, WEIGHTS, BDSCMethod(**options), n_batches=n_batches, chunk=chunk)
     # An uneven C, as after some training: at its constant start all columns would look alike.
     with torch.no_grad():
         C = torch.randn(N, N, dtype=torch.float64, generator=generator(2)) / 10
@@ -47,7 +51,7 @@ class PlainDSCNet:
     masked out of C.
     """
 
-    def __init__(self, bdsc: BDSC, penalty: str = "l2") -> None:
+    def __init__(self, bdsc: BDSCModel, penalty: str = "l2") -> None:
         self.penalty = penalty
         self.p = {n: p.detach().clone().requires_grad_() for n, p in bdsc.named_parameters()}
         self.adam = torch.optim.Adam(self.p.values(), lr=1e-3)
@@ -73,14 +77,14 @@ class PlainDSCNet:
         )
 
 
-def step(bdsc: BDSC, optimizers, x, rows=None) -> float:
-    loss = bdsc.batch_loss(x, rows)
+def step(bdsc: BDSCModel, optimizers, x, rows=None) -> float:
+    loss, price = bdsc.batch_loss(x, rows), bdsc.price()
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.objective.backward()
     for optimizer in optimizers:
         optimizer.step()
-    return float(sum(loss.terms.values()))
+    return float(sum(loss.terms.values()) + price)
 
 
 @pytest.mark.parametrize("rows", [None, torch.randperm(N, generator=generator(9))], ids=["in order", "by rows"])
@@ -108,7 +112,7 @@ def test_gradient_of_c_is_that_of_the_whole_loss_written_out(penalty):
     expected = plain.loss(x)
     expected.backward()
     loss = bdsc.batch_loss(x)
-    assert float(sum(loss.terms.values())) == pytest.approx(expected.item(), rel=1e-12)
+    assert float(sum(loss.terms.values()) + bdsc.price()) == pytest.approx(expected.item(), rel=1e-12)
     loss.objective.backward()
     gradient = bdsc.self_expression.exp_avg / (1 - 0.9)  # what a first step of Adam makes of it
     assert torch.allclose(gradient, plain.p["self_expression.Coefficient"].grad, rtol=1e-10, atol=1e-11)
@@ -157,7 +161,7 @@ def test_chunks_keep_no_activations_but_their_own():
     x, kept = samples().repeat(8, 1, 1, 1), {}
     net = convolutional_autoencoder((1, 8, 8), (16, 2), (3, 3), generator=generator()).double()
     for chunk in (len(x), 8):
-        bdsc = BDSC(copy.deepcopy(net), len(x), WEIGHTS, chunk=chunk)
+        bdsc = BDSCModel(copy.deepcopy(net), len(x), WEIGHTS, BDSCMethod(), chunk=chunk)
         bdsc.bank.fill(torch.zeros_like(bdsc.bank.features))
         kept[chunk] = 0
 
@@ -178,11 +182,11 @@ def test_batches_add_up_to_the_full_loss():
         assert float(sum(p[name] for p in parts)) == pytest.approx(float(value), rel=1e-12)
 
 
-def encoder_gradients(bdsc: BDSC, loss: torch.Tensor) -> list[torch.Tensor | None]:
+def encoder_gradients(bdsc: BDSCModel, loss: torch.Tensor) -> list[torch.Tensor | None]:
     return list(torch.autograd.grad(loss, list(bdsc.encoder.parameters()), allow_unused=True))
 
 
-def reconstruction_alone(gradient: str, rows) -> tuple[BDSC, torch.Tensor]:
+def reconstruction_alone(gradient: str, rows) -> tuple[BDSCModel, torch.Tensor]:
     bdsc = model(gradient=gradient)
     bdsc.weights = LossWeights(1.0, 0.0, 0.0)
     x = samples()
@@ -264,7 +268,7 @@ def test_networks_step_at_a_share_of_the_rate_under_the_rule_alone_and_c_at_all_
 
 def test_a_zero_diagonal_is_excluded_from_the_product_and_stays():
     net = convolutional_autoencoder((1, 8, 8), (3,), (3,), generator=generator())
-    C = BDSC(net, N, WEIGHTS, zero_diagonal=True, coefficient_init=0.5).coefficients()
+    C = BDSCModel(net, N, WEIGHTS, BDSCMethod(zero_diagonal=True), coefficient_init=0.5).coefficients()
     assert torch.equal(C, 0.5 * (1 - torch.eye(N)))
     bdsc = model(zero_diagonal=True)
     optimizers = bdsc.optimizers(1e-3, n_batches=1)
@@ -278,7 +282,7 @@ def test_a_zero_diagonal_is_excluded_from_the_product_and_stays():
     assert torch.allclose(before["self_expression"], after["self_expression"], rtol=1e-12)
 
 
-def moved(bdsc: BDSC) -> BDSC:
+def moved(bdsc: BDSCModel) -> BDSCModel:
     """With an encoder that has left the bank behind."""
     with torch.no_grad():
         for p in bdsc.encoder.parameters():
@@ -287,14 +291,15 @@ def moved(bdsc: BDSC) -> BDSC:
 
 
 def test_a_momentum_encoder_follows_and_writes_the_bank():
-    assert [encoder_momentum(k) for k in (1, 10, 20, 5000)] == pytest.approx([0.9, 0.9, 0.95, 0.999])
-    bdsc, rows = model(consistency="momentum", encoder_momentum=0.75), torch.tensor([5, 0, 19])
+    momentum = [MomentumEncoder.momentum(k) for k in (1, 10, 20, 5000)]
+    assert momentum == pytest.approx([0.9, 0.9, 0.95, 0.999])
+    bdsc, rows = model(consistency="momentum", n_batches=20), torch.tensor([5, 0, 19])
     before = bdsc.bank.features.clone()
     expected = copy.deepcopy(bdsc.encoder)
     moved(bdsc)
     with torch.no_grad():
         for p in expected.parameters():
-            p.mul_(0.75 + 0.25 * 1.2)
+            p.mul_(0.95 + 0.05 * 1.2)
     loss = bdsc.batch_loss(samples()[rows], rows)
     torch.testing.assert_close(bdsc.bank.features[rows], expected(samples()[rows]).detach())
     others = torch.ones(N, dtype=torch.bool).index_fill(0, rows, False)
@@ -310,7 +315,7 @@ def test_a_momentum_encoder_follows_and_writes_the_bank():
 
 @pytest.mark.parametrize("rows", [None, torch.tensor([5, 0, 19])], ids=["all", "part"])
 def test_averaged_rows_keep_a_share_of_the_old(rows):
-    bdsc = model(consistency="ema", bank_momentum=0.3)
+    bdsc = model(consistency="ema:momentum=0.3")
     before = bdsc.bank.features.clone()
     chosen = slice(None) if rows is None else rows
     z = moved(bdsc).encoder(samples()[chosen]).detach()
@@ -319,7 +324,7 @@ def test_averaged_rows_keep_a_share_of_the_old(rows):
 
 
 def test_a_refreshed_bank_is_encoded_anew_every_so_many_epochs():
-    bdsc = moved(model(consistency="refresh", refresh_every=2, chunk=7))
+    bdsc = moved(model(consistency="refresh:every=2", chunk=7))
     stale = bdsc.bank.features.clone()
     bdsc.begin_epoch(samples(), 1, generator())
     assert torch.equal(bdsc.bank.features, stale)
@@ -330,7 +335,7 @@ def test_a_refreshed_bank_is_encoded_anew_every_so_many_epochs():
 @pytest.mark.parametrize("bank", ["index", "fifo"])
 @pytest.mark.parametrize("gradient", ["splice", "detach"])
 def test_a_fresh_bank_is_never_stale_and_in_order(gradient, bank):
-    bdsc, rows = model(consistency="fresh", gradient=gradient, bank_update=bank), torch.tensor([5, 0, 19])
+    bdsc, rows = model(consistency="fresh", gradient=gradient, bank=bank), torch.tensor([5, 0, 19])
     bdsc.begin_epoch(samples(), 0, generator())
     loss = moved(bdsc).batch_loss(samples()[rows], rows)
     torch.testing.assert_close(bdsc.bank.features, bdsc.encoder(samples()).detach())
@@ -353,8 +358,13 @@ def test_other_rows_of_the_bank_stay_as_they_are_without_a_remedy(consistency):
         ({"consistency": "hope"}, "BDSC: consistency: expected one of lr, momentum, .* got 'hope'"),
         ({"penalty": "l0"}, "BDSC: penalty: expected one of l2, l1, got 'l0'"),
         ({"penalty": "l1"}, "BDSC: zero_diagonal: expected true with penalty 'l1'"),
-        ({"refresh_every": 0}, "BDSC: refresh_every: expected at least 1, got 0"),
-        ({"bank_momentum": 1.0}, "BDSC: bank_momentum: expected .* less than 1, got 1.0"),
+        ({"consistency": "refresh:every=0"}, "consistency refresh: every: expected at least 1, got 0"),
+        ({"consistency": "ema:momentum=1.0"}, "consistency ema: momentum: expected .* < 1, got 1.0"),
+        (
+            {"consistency": "ema:speed=1.0"},
+            r"BDSC: consistency: expected settings of ema \(momentum\), got 'speed=1.0'",
+        ),
+        ({"consistency": "refresh:every=often"}, "BDSC: consistency: refresh: every: expected an integer, got 'often'"),
         ({"bank": "fifo", "consistency": "ema"}, "BDSC: bank: expected 'index' with consistency 'ema'"),
     ],
 )
@@ -363,10 +373,47 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         BDSCMethod(**settings)
 
 
-def test_impossible_modes_are_refused():
-    with pytest.raises(ValueError, match=r"gradient.*splice.*got 'both'"):
-        model(gradient="both")
-    with pytest.raises(ValueError, match=r"consistency.*got 'hope'"):
-        model(consistency="hope")
-    with pytest.raises(ValueError, match="fifo"):
-        model(bank_update="fifo", shuffled=True)
+def test_a_part_is_written_one_way_and_may_be_passed_as_an_object():
+    assert BDSCMethod(consistency=Refresh(every=1)) == BDSCMethod(consistency="refresh:every=1")
+    assert BDSCMethod(consistency="refresh:every=1").settings()["consistency"] == "refresh"
+    assert BDSCMethod(consistency=Refresh(every=3)).settings()["consistency"] == "refresh:every=3"
+    assert BDSCMethod(consistency="refresh:every=3").rule == Refresh(every=3)
+
+
+@pytest.fixture
+def halved():
+    """A rule that nobody else knows: new rows enter the bank at half their length."""
+
+    @CONSISTENCIES.register
+    @dataclass(frozen=True)
+    class Halved(Consistency):
+        name: ClassVar[str] = "halved"
+        summary: ClassVar[str] = "rows enter at half their length"
+        share: float = 0.5
+
+        def enter(self, held, x, rows, Z) -> None:
+            held.write(rows, self.share * Z)
+
+    yield
+    del CONSISTENCIES._kinds["halved"]
+
+
+@pytest.mark.parametrize(("spec", "share"), [("halved", 0.5), ("halved:share=0.25", 0.25)])
+def test_a_new_rule_is_one_class_that_every_face_finds_by_its_name(halved, spec, share):
+    bdsc, rows = model(consistency=spec), torch.tensor([5, 0, 19])
+    bdsc.batch_loss(samples()[rows], rows)
+    torch.testing.assert_close(bdsc.bank.features[rows], share * bdsc.encoder(samples()[rows]).detach())
+    X = load_digits().images[:60]
+    estimator = BDSC(3, batch_size=20, consistency=spec, epochs=1, pretrain_steps=5, random_state=0)
+    assert estimator.fit(X).predictor_.method.rule.share == share
+
+
+def test_the_penalty_of_an_epoch_is_that_of_its_batches():
+    bdsc = model()
+    optimizers = bdsc.optimizers(1e-3, n_batches=3)
+    bdsc.begin_epoch(samples(), 0, generator())
+    expected = 0.0
+    for rows in torch.randperm(N, generator=generator(3)).split(8):
+        expected += WEIGHTS.coefficients * float(bdsc.coefficients()[rows].square().sum())
+        step(bdsc, optimizers, samples()[rows], rows)
+    assert bdsc.epoch_terms()["coefficients"] == pytest.approx(expected, rel=1e-12)

@@ -13,14 +13,17 @@ import dsclust.cli as cli
 import numpy as np
 import pytest
 import torch
-from dsclust import CLBDSC, Predictor, fit_method
+from dsclust import CLBDSC, Predictor, cluster
 from dsclust.data import load
 from dsclust.features.backbones import ImageBackbone, Rows
-from dsclust.methods import CLBDSCMethod, CollapseWarning, Problem, clbdsc
+from dsclust.methods import clbdsc
+from dsclust.methods.clbdsc import CLBDSCMethod
 from dsclust.metrics import clustering_accuracy
+from dsclust.parts.collapse import CollapseWarning
+from dsclust.parts.method import Problem, Start
 from dsclust.presets import automatic
 from dsclust.ridge import ridge_coefficients, unit_rows
-from dsclust.training.trainer import TrainingInterrupted
+from dsclust.training.interrupt import TrainingInterrupted
 from safetensors import safe_open
 from scipy.sparse import load_npz
 from sklearn.datasets import load_digits
@@ -55,11 +58,11 @@ def tiny_backbone(monkeypatch):
 def prepared_model(n=24, features=10, n_clusters=3, seed=1, **settings):
     """A model in float64 on random rows, one epoch into its life, and its samples."""
     method = CLBDSCMethod(**{"views": 2, "embedding_dim": 6, **settings})
-    problem = Problem(automatic((features,), n / n_clusters), (features,), n, n_clusters, n, True)
+    problem = Problem(automatic((features,), n / n_clusters), (features,), n, n_clusters, n)
     model = method.model(problem, None, generator(seed)).double()
     x = torch.randn(n, features, dtype=torch.float64, generator=generator(7))
     with torch.no_grad():
-        model.start(x, model.latent(x, 10))
+        model.start(x, Start(10))
     model.begin_epoch(x, 0, generator(2))
     return model, x
 
@@ -79,7 +82,7 @@ def test_loss_and_gradients_are_those_of_the_formula(anchor, mask):
     bank = model.bank.features.clone()
 
     head, backbone = model.encoder.head, model.encoder.backbone
-    parameters = [*head.parameters(), C]
+    parameters = list(head.parameters())
 
     def unit(feature_rows):
         centered = F.normalize(F.normalize(feature_rows, dim=1) - head.mean, dim=1)
@@ -108,8 +111,7 @@ def test_loss_and_gradients_are_those_of_the_formula(anchor, mask):
 
     loss = model.batch_loss(x[rows], rows)
     torch.testing.assert_close(loss.objective, expected)
-    penalty = weight * n / K * C[rows].detach().square().sum()
-    wanted = {"contrastive": contrastive.detach(), "self_expression": weight * error.detach(), "coefficients": penalty}
+    wanted = {"contrastive": contrastive.detach(), "self_expression": weight * error.detach()}
     assert loss.terms.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(loss.terms[name], value)
@@ -118,28 +120,31 @@ def test_loss_and_gradients_are_those_of_the_formula(anchor, mask):
     torch.testing.assert_close(loss.measures["expressed_norm"], expressed.detach().norm(dim=1).sum())
     assert torch.equal(backbone(x), x)
 
-    found = torch.autograd.grad(loss.objective, parameters)
-    for one, other in zip(found, torch.autograd.grad(expected, parameters), strict=True):
-        torch.testing.assert_close(one.to_dense(), other)
+    before = C.detach().clone()
+    *others, of_c = torch.autograd.grad(expected, [*parameters, C])
+    for one, other in zip(torch.autograd.grad(loss.objective, parameters), others, strict=True):
+        torch.testing.assert_close(one, other)
+    # The backward pass has stepped C: a first moment of Adam is a tenth of the gradient, the penalty's among it.
+    moment = torch.zeros_like(C).index_copy(0, rows, (of_c + 2 * weight * n / K * before)[rows]) / 10
+    torch.testing.assert_close(model.self_expression.exp_avg, moment)
 
 
 def test_gradient_reaches_c_through_the_anchor_alone_and_the_bank_never():
     for anchor in ("z", "z_hat"):
         model, x = prepared_model(anchor=anchor, self_expression=0.0)
         rows = torch.arange(8)
-        objective = model.batch_loss(x[rows], rows).objective
-        (gradient,) = torch.autograd.grad(objective, [model.self_expression.Coefficient])
-        assert bool(gradient.to_dense().any()) == (anchor == "z_hat")
+        model.batch_loss(x[rows], rows).objective.backward()
+        assert bool(model.self_expression.exp_avg.any()) == (anchor == "z_hat")
         assert not model.bank.features.requires_grad
         assert not model.features.requires_grad
 
 
 def test_the_penalty_of_c_is_the_weight_decay_of_its_optimizer():
     model, _ = prepared_model(self_expression=0.7)
-    adam, rows = model.optimizers(1e-3, 4)
+    (adam,) = model.optimizers(1e-3, 4)
     assert [group["lr"] for group in adam.param_groups] == [1e-3 / 4]
-    assert rows.param_groups[0]["weight_decay"] == pytest.approx(2 * 0.7 * 24 / 3)
-    assert rows.param_groups[0]["lr"] == 1e-3
+    assert model.self_expression.fused_adam.weight_decay == pytest.approx(2 * 0.7 * 24 / 3)
+    assert model.self_expression.lr == 1e-3
 
 
 def test_c_starts_at_the_closed_form_on_the_features():
@@ -202,7 +207,7 @@ def test_features_of_views_are_found_again(tiny_backbone, digits, tmp_path, monk
 
     def fitted(**settings):
         passes.clear()
-        result = fit_method(data, 4, CLBDSCMethod(**settings), epochs=1, feature_cache=tmp_path, seed=1)
+        result = cluster(data, 4, CLBDSCMethod(**settings), epochs=1, feature_cache=tmp_path, seed=1)
         return result.training.model.view_features, sum(passes)
 
     first, count = fitted()
@@ -218,7 +223,7 @@ def test_a_frozen_backbone_stays_and_a_tuned_one_moves(tiny_backbone, digits):
     data = load(digits[:60], pixel_range=(0, 16))
     before = clbdsc.build_backbone("", (1, 8, 8), pixel_range=(0.0, 1.0), image_views=None, pretrained=True)
     for tune in (False, True):
-        result = fit_method(data, 4, CLBDSCMethod(tune=tune), batch_size=20, epochs=2)
+        result = cluster(data, 4, CLBDSCMethod(tune=tune), batch_size=20, epochs=2)
         backbone = result.training.model.encoder.backbone
         weight = backbone.net[0].weight
         assert torch.equal(weight, before.net[0].weight) == (not tune)
@@ -232,21 +237,20 @@ def test_a_frozen_backbone_stays_and_a_tuned_one_moves(tiny_backbone, digits):
 
 def test_features_of_views_are_reported_and_a_stop_ends_them(tiny_backbone, digits):
     data, seen = load(digits[:60], pixel_range=(0, 16)), []
-    result = fit_method(data, 4, CLBDSCMethod(views=2), batch_size=40, epochs=1, callback=seen.append)
+    result = cluster(data, 4, CLBDSCMethod(views=2), batch_size=40, epochs=1, callback=seen.append)
     progress = [(p.epoch, p.epochs) for p in seen if p.phase == "views"]
     assert progress == [(40, 180), (60, 180), (120, 180), (180, 180)]
-    assert result.training.model.report is None
 
     def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_method(data, 4, CLBDSCMethod(views=2), epochs=1, callback=stop)
+        cluster(data, 4, CLBDSCMethod(views=2), epochs=1, callback=stop)
 
 
 def test_tuning_draws_views_anew_in_every_epoch(tiny_backbone):
     method = CLBDSCMethod(tune=True)
-    problem = Problem(method.adapted(automatic((1, 8, 8))), (1, 8, 8), 6, 2, 6, True)
+    problem = Problem(method.adapt_preset(automatic((1, 8, 8))), (1, 8, 8), 6, 2, 6)
     model = method.model(problem, None, generator())
     x = torch.rand(6, 1, 8, 8)
     drawn = []
@@ -323,9 +327,9 @@ def test_interrupted_and_resumed_is_equal_bit_by_bit(tiny_backbone, digits, tmp_
     settings = {"method": CLBDSCMethod(tune=tune, anchor="z_hat"), "batch_size": 30, "epochs": 4}
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(TrainingInterrupted):
-        fit_method(data, 4, checkpoint=path, callback=interrupt, **settings)
-    resumed = fit_method(data, 4, checkpoint=path, resume=True, **settings)
-    whole = fit_method(data, 4, **settings)
+        cluster(data, 4, checkpoint=path, callback=interrupt, **settings)
+    resumed = cluster(data, 4, checkpoint=path, resume=True, **settings)
+    whole = cluster(data, 4, **settings)
     np.testing.assert_array_equal(resumed.coefficients, whole.coefficients)
     assert torch.equal(resumed.training.latent, whole.training.latent)
     np.testing.assert_array_equal(resumed.labels, whole.labels)
@@ -342,8 +346,8 @@ def test_settings_of_the_estimator_reach_the_method():
     ("settings", "text"),
     [
         ({"anchor": "x"}, "CLBDSC: anchor: expected one of z, z_hat, got 'x'"),
-        ({"mask_negatives": -1.0}, "CLBDSC: mask_negatives: expected a number >= 0, got -1.0"),
-        ({"temperature": 0.0}, "CLBDSC: temperature: expected a number > 0, got 0.0"),
+        ({"mask_negatives": -1.0}, "CLBDSC: mask_negatives: expected a finite number >= 0, got -1.0"),
+        ({"temperature": 0.0}, "CLBDSC: temperature: expected a finite number > 0, got 0.0"),
         ({"views": 0}, "CLBDSC: views: expected at least 1, got 0"),
         ({"crop": 2.0}, "crop: expected a share"),
         ({"resize": "big"}, "resize: expected 'auto', a whole factor or HxW"),

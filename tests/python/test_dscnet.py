@@ -9,10 +9,14 @@ import pytest
 import torch
 from dsclust import BDSC, DSCNet
 from dsclust.data import load
-from dsclust.methods import BDSCMethod, DSCNetMethod, Pretrained, Problem
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.methods.dscnet import DSCNetMethod
+from dsclust.parts.method import Pretrained, Problem
 from dsclust.parts.networks import build_autoencoder, convolutional_autoencoder
 from dsclust.presets import LossWeights, get_preset
-from dsclust.training.trainer import PretrainConfig, TrainConfig, TrainingInterrupted, fit
+from dsclust.training.config import PretrainConfig, TrainConfig
+from dsclust.training.interrupt import TrainingInterrupted
+from dsclust.training.trainer import fit
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
@@ -28,7 +32,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def made(method, chunk: int = N):
     """The model as the trainer gets it, in float64, with an uneven C, and the same network once more."""
     nets = [convolutional_autoencoder((1, 8, 8), (3,), (3,), generator=generator(4)).double() for _ in range(2)]
-    problem = Problem(get_preset("digits", 4), (1, 8, 8), N, 4, chunk, False, method.full_batch)
+    problem = Problem(get_preset("digits", 4), (1, 8, 8), N, 4, chunk, method.full_batch)
     model = method.model(problem, Pretrained(nets[0], WEIGHTS), generator())
     C = torch.randn(N, N, dtype=torch.float64, generator=generator(2)) / 10
     with torch.no_grad():
@@ -58,8 +62,8 @@ def test_step_for_step_the_published_objective(penalty, chunk):
         expected.backward()
         adam.step()
         loss = model.batch_loss(x)
-        assert float(sum(loss.terms.values())) == pytest.approx(expected.item(), rel=1e-10)
-        assert float(loss.terms["coefficients"]) == pytest.approx(WEIGHTS.coefficients * price.item(), rel=1e-10)
+        assert float(sum(loss.terms.values()) + model.price()) == pytest.approx(expected.item(), rel=1e-10)
+        assert float(model.price()) == pytest.approx(WEIGHTS.coefficients * price.item(), rel=1e-10)
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.objective.backward()
@@ -91,7 +95,7 @@ def test_autoencoders_are_as_large_as_published(preset, shape, clusters, count):
 def test_mnist_has_as_many_parameters_as_published():
     preset = get_preset("mnist", 10)
     net = build_autoencoder(preset, (1, 28, 28), generator()).to("meta")  # sizes without memory
-    problem = Problem(preset, (1, 28, 28), 10_000, 10, 1000, False, True)
+    problem = Problem(preset, (1, 28, 28), 10_000, 10, 1000, True)
     assert preset.weights is not None
     model = DSCNetMethod().model(problem, Pretrained(net, preset.weights), generator())
     assert sum(p.numel() for p in model.parameters()) == 100_014_991
@@ -108,7 +112,7 @@ def test_published_weights_are_the_ports_in_normal_form():
 
 
 def test_scale_free_weights_price_averaging_over_clusters_alike():
-    problem = Problem(get_preset("digits", 5), (1, 8, 8), 40, 5, 40, False, True)
+    problem = Problem(get_preset("digits", 5), (1, 8, 8), 40, 5, 40, True)
     C = torch.block_diag(*[torch.full((8, 8), 1 / 8)] * 5)
     for penalty, size in (("l2", C.square().sum()), ("l1", C.abs().sum())):
         weights = DSCNetMethod(penalty).scale_free_weights(problem, 3.0, 2.0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dsclust import EnergySubspaceClustering, fit_method
+from dsclust import EnergySubspaceClustering, cluster
 from dsclust.data import load
-from dsclust.methods import EnergyMethod, EnergyModel
+from dsclust.methods.energy import EnergyMethod, EnergyModel
 from dsclust.metrics import clustering_accuracy
+from dsclust.parts.method import Start
 from dsclust.parts.networks import convolutional_autoencoder
 from dsclust.presets import LossWeights
-from dsclust.training.trainer import TrainingInterrupted
+from dsclust.training.interrupt import TrainingInterrupted
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
@@ -24,7 +25,8 @@ def small(threshold: float = 0.05) -> tuple[EnergyModel, torch.Tensor]:
     net = convolutional_autoencoder((1, 8, 8), (3, 4), (3, 3), generator=generator(4)).double()
     model = EnergyModel(net, 5, LossWeights(0.5, 0.7, 3.0), width=6, generator=generator(1))
     x = torch.rand(12, 1, 8, 8, dtype=torch.float64, generator=generator(7))
-    model.start(x, model.encoder(x))
+    with torch.no_grad():
+        model.start(x, Start(len(x)))
     with torch.no_grad():
         model.threshold.fill_(threshold)
     return model, x
@@ -98,8 +100,8 @@ def test_interrupted_and_resumed_is_equal_bit_by_bit(tmp_path):
     settings = {"method": EnergyMethod(), "batch_size": 80, "epochs": 4, "pretrain_steps": 20}
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(TrainingInterrupted):
-        fit_method(data, 4, checkpoint=path, callback=interrupt, **settings)
-    resumed = fit_method(data, 4, checkpoint=path, resume=True, **settings)
-    whole = fit_method(data, 4, **settings)
+        cluster(data, 4, checkpoint=path, callback=interrupt, **settings)
+    resumed = cluster(data, 4, checkpoint=path, resume=True, **settings)
+    whole = cluster(data, 4, **settings)
     np.testing.assert_array_equal(resumed.coefficients, whole.coefficients)
     assert resumed.training.history == whole.training.history

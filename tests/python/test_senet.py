@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 
+import dsclust.memory as memory
 import dsclust.pipeline as pipeline
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from dsclust import Predictor, SENet, fit_method
+from dsclust import Predictor, SENet, cluster
 from dsclust.data import load
-from dsclust.methods import SENetMethod, senet
+from dsclust.memory import Sizes, required_bytes
+from dsclust.methods import senet
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.methods.senet import SENetMethod
 from dsclust.metrics import clustering_accuracy
-from dsclust.pipeline import required_bytes
-from dsclust.training.trainer import TrainingInterrupted
+from dsclust.training.interrupt import TrainingInterrupted
 from safetensors import safe_open
 from sklearn.datasets import load_digits
 
@@ -32,7 +35,7 @@ def samples(n: int, features: int = 7, seed: int = 3) -> torch.Tensor:
 
 
 def model_of(settings: SENetMethod, x: torch.Tensor) -> senet.SENet:
-    model = senet.SENet(x[0].numel(), settings, generator=generator(1)).double()
+    model = senet.SENetModel(x[0].numel(), settings, generator=generator(1)).double()
     with torch.no_grad():
         model.threshold.fill_(0.3)
     model.start(x, model.encoder(x))
@@ -97,7 +100,7 @@ def test_parameters_start_as_published_and_are_as_many():
     for layer, bound in zip(linear, bounds, strict=True):
         assert 0.99 * bound < float(layer.weight.detach().abs().max()) <= bound
         assert not layer.bias.any()
-    model = senet.SENet(7, SMALL, generator=generator())
+    model = senet.SENetModel(7, SMALL, generator=generator())
     assert float(model.threshold.detach()) == 0
     assert model.max_gradient_norm == 1e-3
     assert [model.lr_factor(epoch, 4) for epoch in (0, 2)] == [1.0, 0.5]
@@ -133,7 +136,7 @@ def test_new_samples_are_labeled_by_the_nearest_row_of_all_coefficients():
     expected = torch.zeros(6, 3, dtype=torch.float64).scatter_(1, labels[at], 1 + best)
     torch.testing.assert_close(nearest(new), expected)
     assert (nearest(z).argmax(dim=1) == labels).all()
-    restored = SMALL.restored_classifier(nearest.state_dict(), None, 3)
+    restored = SMALL.restore_classifier(nearest.state_dict(), None, 3)
     torch.testing.assert_close(restored(new), nearest(new), rtol=0, atol=0)
 
 
@@ -141,10 +144,11 @@ def peak_of_a_step(n_keys: int) -> float:
     """MB by which a step against so many keys raises a process's peak, beside the samples."""
     code = f"""
 import resource, torch
-from dsclust.methods import SENetMethod, senet
+from dsclust.methods.senet import SENetMethod
+from dsclust.methods import senet
 torch.set_num_threads(1)
 x = torch.randn({n_keys}, 32)
-model = senet.SENet(32, SENetMethod(width=128, n_keys=0), generator=torch.Generator())
+model = senet.SENetModel(32, SENetMethod(width=128, n_keys=0), generator=torch.Generator())
 def step(x, rows):
     model.begin_epoch(x, 0, torch.Generator())
     model.zero_grad()
@@ -217,9 +221,9 @@ def test_interrupted_and_resumed_is_equal_bit_by_bit(tmp_path, epoch):
     settings = {"method": SENetMethod(width=16, n_keys=60, n_coefficients=20), "batch_size": 40, "epochs": 4}
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(TrainingInterrupted):
-        fit_method(data, 4, checkpoint=path, callback=interrupt, **settings)
-    resumed = fit_method(data, 4, checkpoint=path, resume=True, **settings)
-    whole = fit_method(data, 4, **settings)
+        cluster(data, 4, checkpoint=path, callback=interrupt, **settings)
+    resumed = cluster(data, 4, checkpoint=path, resume=True, **settings)
+    whole = cluster(data, 4, **settings)
     np.testing.assert_array_equal(resumed.coefficients.toarray(), whole.coefficients.toarray())
     np.testing.assert_array_equal(resumed.labels, whole.labels)
     assert resumed.training.history == whole.training.history
@@ -232,7 +236,7 @@ def test_interrupted_and_resumed_is_equal_bit_by_bit(tmp_path, epoch):
         ({"depth": 2.5}, TypeError, "SENet: depth: expected an integer, got 2.5"),
         ({"gamma": 0.0}, ValueError, "SENet: gamma: expected a finite number > 0, got 0.0"),
         ({"gamma": "x"}, TypeError, "SENet: gamma: expected a number, got 'x'"),
-        ({"l1_ratio": 1.5}, ValueError, "SENet: l1_ratio: expected a number from 0 to 1, got 1.5"),
+        ({"l1_ratio": 1.5}, ValueError, "SENet: l1_ratio: expected a finite number >= 0 and <= 1, got 1.5"),
         ({"n_keys": -1}, ValueError, "SENet: n_keys: expected at least 0, got -1"),
         ({"n_coefficients": True}, TypeError, "SENet: n_coefficients: expected an integer, got True"),
         ({"n_steps": 0}, ValueError, "SENet: n_steps: expected at least 1, got 0"),
@@ -245,16 +249,17 @@ def test_bad_settings_are_refused_by_name(settings, error, text):
 
 def test_steps_become_epochs_and_needs_follow_the_entries():
     method = SENetMethod()
-    result = fit_method(load(samples(30).numpy()), 2, SENetMethod(width=8, n_steps=5), batch_size=10)
+    result = cluster(load(samples(30).numpy()), 2, SENetMethod(width=8, n_steps=5), batch_size=10)
     assert len(result.training.history) == 2  # 3 batches an epoch
-    assert result.train_config.preset.affinity == result.label_config.affinity == "neighbors"
+    assert result.label_config.graph.affinity == "neighbors"
     n = 100_000
-    assert required_bytes(n, 100, method=method, affinity="neighbors") < 0.03 * required_bytes(n, 100)
-    assert required_bytes(n, 100, method=method, affinity="post") == 32 * n**2
+    sparse = required_bytes(Sizes(n, 100, method, "neighbors"))
+    assert sparse < 0.03 * required_bytes(Sizes(n, 100, BDSCMethod(), "post"))
+    assert required_bytes(Sizes(n, 100, method, "post")) == 32 * n**2
 
 
 def test_what_cannot_fit_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda place: 1000)
     monkeypatch.setattr(pipeline, "fit", lambda *a, **k: pytest.fail("training was started"))
     with pytest.raises(MemoryError, match=r"30 samples need about .* for the 29 coefficients of each and their graph"):
         SENet(2).fit(samples(30).numpy())

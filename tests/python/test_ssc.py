@@ -5,10 +5,10 @@ import pytest
 import scipy.sparse
 import torch
 from dsclust.data import load
-from dsclust.methods import SSCMethod
-from dsclust.methods.ssc import SOLVERS
+from dsclust.methods.ssc import SSCMethod
 from dsclust.metrics import clustering_accuracy, evaluate
-from dsclust.pipeline import fit_method
+from dsclust.names import Solver, words
+from dsclust.pipeline import cluster
 from dsclust.predictor import Predictor
 from sklearn.linear_model import ElasticNet, OrthogonalMatchingPursuit, Ridge
 
@@ -31,12 +31,12 @@ def solved_by_scikit_learn(settings, others, row):
     return ElasticNet(total, l1_ratio=share, fit_intercept=False, tol=1e-12, max_iter=10**6).fit(others.T, row).coef_
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", words(Solver))
 def test_rows_solve_their_problem_on_their_support(solver):
     rng = np.random.default_rng(0)
     data = load(rng.standard_normal((80, 12)))
     method = SSCMethod(solver=solver, support=15, n_nonzero=4)
-    result = fit_method(data, 3, method)
+    result = cluster(data, 3, method)
     Z, C = result.training.latent.numpy().astype(np.float64), result.coefficients.toarray()
     product = np.abs(Z @ Z.T) - 2 * np.eye(80)
     for i in range(0, 80, 7):
@@ -46,19 +46,19 @@ def test_rows_solve_their_problem_on_their_support(solver):
         np.testing.assert_allclose(C[i], expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", words(Solver))
 def test_digits_without_training(digits, solver):
-    result = fit_method(digits, 10, SSCMethod(solver=solver))
+    result = cluster(digits, 10, SSCMethod(solver=solver))
     assert evaluate(digits.labels, result.labels)["acc"] > 0.8
     assert scipy.sparse.issparse(result.coefficients)
     assert np.diff(result.coefficients.indptr).max() <= (5 if solver == "omp" else 50)
     assert (result.coefficients.diagonal() == 0).all()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", words(Solver))
 def test_new_samples_are_written_by_fitted_ones(digits, solver, tmp_path):
     half = load(digits.X[::2], labels=digits.labels[::2], pixel_range=(0, 16))
-    result = fit_method(half, 10, SSCMethod(solver=solver))
+    result = cluster(half, 10, SSCMethod(solver=solver))
     assert (result.predictor.predict(half.X) == result.labels).mean() > 0.98  # each its own strongest voter
     found = result.predictor.predict(digits.X[1::2])
     assert clustering_accuracy(digits.labels[1::2], found) > clustering_accuracy(half.labels, result.labels) - 0.04
@@ -68,7 +68,7 @@ def test_new_samples_are_written_by_fitted_ones(digits, solver, tmp_path):
 
 def test_fewer_samples_than_the_support(digits):
     few = load(digits.X[:12], pixel_range=(0, 16))
-    assert fit_method(few, 3, SSCMethod()).coefficients.nnz == 12 * 11
+    assert cluster(few, 3, SSCMethod()).coefficients.nnz == 12 * 11
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_bad_settings_are_refused(settings, error, text):
 def test_zero_rows_have_no_coefficients(digits):
     X = np.concatenate([digits.X[:60], np.zeros_like(digits.X[:2])])
     with pytest.warns(match="no edge"):
-        result = fit_method(load(X, pixel_range=(0, 16)), 4, SSCMethod())
+        result = cluster(load(X, pixel_range=(0, 16)), 4, SSCMethod())
     assert torch.isfinite(result.training.latent).all()
     assert result.coefficients[[60, 61]].nnz == 0

@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from dsclust import SSCN, Predictor, fit_method
+from dsclust import SSCN, Predictor, cluster
 from dsclust.data import load
-from dsclust.methods import BDSCMethod, sscn
+from dsclust.methods import sscn
+from dsclust.methods.bdsc import BDSCMethod
 from dsclust.metrics import clustering_accuracy
 from dsclust.parts.networks import build_autoencoder, convolutional_autoencoder
 from dsclust.presets import LossWeights, get_preset
-from dsclust.training.trainer import TrainingInterrupted
+from dsclust.training.interrupt import TrainingInterrupted
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
@@ -34,7 +35,7 @@ def digits():
 def test_the_loss_is_the_published_one_with_the_gram_matrix_written_out():
     net = convolutional_autoencoder((1, 8, 8), (3, 4), (3, 3), generator=generator(4)).double()
     weights = LossWeights(0.5, 0.7, 3.0)
-    model = sscn.SSCN(net, 3, 2, weights, generator=generator(1))
+    model = sscn.SSCNModel(net, 3, 2, weights, generator=generator(1))
     x = torch.rand(12, 1, 8, 8, dtype=torch.float64, generator=generator(7))
     z = net.encoder(x)
     h = z @ model.subspaces
@@ -60,8 +61,8 @@ def test_parameters_on_mnist_are_as_many_as_published():
     preset = get_preset("mnist", 10)
     net = build_autoencoder(preset, (1, 28, 28), generator())
     assert sum(p.numel() for p in net.parameters()) == 14_991
-    model = sscn.SSCN(net, 10, preset.subspace_dim, LossWeights(1, 1, 1), generator=generator())
-    classifier = sscn.SubspaceClassifier(10, preset.subspace_dim)
+    model = sscn.SSCNModel(net, 10, preset.graph.subspace_dim, LossWeights(1, 1, 1), generator=generator())
+    classifier = sscn.SubspaceClassifier(10, preset.graph.subspace_dim)
     count = sum(p.numel() for module in (model, classifier) for p in module.parameters())
     assert count == 66_291
 
@@ -152,11 +153,11 @@ def test_interrupted_and_resumed_is_equal_bit_by_bit(digits, tmp_path, epoch):
     settings = {"method": sscn.SSCNMethod(), "batch_size": 100, "epochs": 4, "pretrain_steps": 20}
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(TrainingInterrupted):
-        fit_method(data, 4, checkpoint=path, callback=interrupt, **settings)
-    resumed = fit_method(data, 4, checkpoint=path, resume=True, **settings)
-    whole = fit_method(data, 4, **settings)
+        cluster(data, 4, checkpoint=path, callback=interrupt, **settings)
+    resumed = cluster(data, 4, checkpoint=path, resume=True, **settings)
+    whole = cluster(data, 4, **settings)
     np.testing.assert_array_equal(resumed.coefficients, whole.coefficients)
     np.testing.assert_array_equal(resumed.labels, whole.labels)
     assert resumed.training.history == whole.training.history
     with pytest.raises(ValueError, match=r"another run.*method\.name was 'sscn', now 'bdsc'"):
-        fit_method(data, 4, checkpoint=path, resume=True, **{**settings, "method": BDSCMethod()})
+        cluster(data, 4, checkpoint=path, resume=True, **{**settings, "method": BDSCMethod()})

@@ -24,49 +24,43 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsc_ext import info_nce, topk_coefficients
-from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
-from dsc_ext.optim import RowAdam
+from dsc_ext import MemoryBank, SelfExpression, info_nce, topk_coefficients
+from dsclust.checks import integer, number, one_of
 from dsclust.features.backbones import Backbone, ImageBackbone, build_backbone, parse_size
 from dsclust.features.cache import key, recalled
 from dsclust.features.views import ImageViews, RowViews
-from dsclust.parts.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
+from dsclust.names import Anchor, AssignLabels, words
+from dsclust.parts.collapse import CollapseWarning, complaints, effective_rank, mean_cosine
+from dsclust.parts.method import BatchLoss, Pretrained, Problem, Start, TrainedMethod, TrainedModel, register_method
 from dsclust.parts.networks import dense_layers
+from dsclust.parts.penalty import SquaredL2
 from dsclust.presets import Preset
 from dsclust.ridge import ridge_coefficients, unit_rows
 
-Anchor = Literal["z", "z_hat"]
-ANCHORS = ("z", "z_hat")
 EPOCHS = 20
+_PENALTY = SquaredL2()
 _HIDDEN = 512
+_VIEWS_AT_A_TIME = 100
 # A pre-trained network moves this much more slowly than the head behind it, which starts from nothing.
 _BACKBONE_RATE = 0.1
-# Collapse: fewer directions than half of those that clusters in general position span (or that features can have), all
-# samples in one direction, or coefficients that explain next to nothing.
-_FEWEST_DIRECTIONS = 0.5
-_LARGEST_COSINE = 0.9
-_LARGEST_ERROR = 0.9
 
 
-class CollapseWarning(UserWarning):
-    """The latent space, or C, says too little to cluster by; the message gives the figure and its threshold."""
-
-
+@register_method
 @dataclass(frozen=True)
-class CLBDSCMethod(Method):
+class CLBDSCMethod(TrainedMethod):
     """Settings of CLBDSC; see `dsclust.CLBDSC` for each. Raises ValueError for one out of range."""
 
     name: ClassVar[str] = "clbdsc"
     title: ClassVar[str] = "CLBDSC"
     summary: ClassVar[str] = "a contrastive head on a pre-trained backbone, against a memory bank, without a decoder"
     batch_size: ClassVar[int | None] = 100
-    assign_labels: ClassVar[Literal["kmeans", "discretize", "cluster_qr"]] = "kmeans"
+    assign_labels: ClassVar[AssignLabels] = "kmeans"
     backbone: str = "auto"
     weights: str = ""
     resize: str = "auto"
@@ -83,32 +77,28 @@ class CLBDSCMethod(Method):
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.anchor not in ANCHORS:
-            raise ValueError(f"CLBDSC: anchor: expected one of {', '.join(ANCHORS)}, got {self.anchor!r}")
+        one_of(self.title, "anchor", self.anchor, words(Anchor))
         for name in ("embedding_dim", "views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"CLBDSC: {name}: expected at least 1, got {getattr(self, name)!r}")
+            integer(self.title, name, getattr(self, name), least=1)
         for name in ("mask_negatives", "self_expression"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"CLBDSC: {name}: expected a number >= 0, got {getattr(self, name)!r}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"CLBDSC: temperature: expected a number > 0, got {self.temperature!r}")
+            number(self.title, name, getattr(self, name), least=0)
+        number(self.title, "temperature", self.temperature, above=0)
         parse_size(self.resize)
         ImageViews(self.crop, self.flip, self.jitter), RowViews(self.noise)
 
-    def adapted(self, preset: Preset) -> Preset:
-        """With the graph of few edges, and images on the scale 0 .. 1 where the preset has none."""
+    def adapt_preset(self, preset: Preset) -> Preset:
+        """Return it with the graph of few edges, and images on the scale 0 .. 1 where the preset has none."""
         images = bool(preset.channels) and self.backbone != "none"
         scale = (0.0, 1.0) if images and preset.pixel_range is None else preset.pixel_range
-        return replace(preset, affinity="sparse", pixel_range=scale)
+        return replace(preset, graph=replace(preset.graph, affinity="sparse"), pixel_range=scale)
 
     def training_words(self, n_samples: int, rows_per_batch: int) -> int:
-        # C, two moments, and of the batch's rows the gradient and the copy that negatives are masked by.
-        return 3 * n_samples**2 + 2 * rows_per_batch * n_samples
+        # C, two moments, and of the batch's rows the copy that negatives are masked by.
+        return 3 * n_samples**2 + rows_per_batch * n_samples
 
     def epochs(self, problem: Problem) -> int:
-        """20, whatever the data: Adam moves a weight by lr an epoch at most, so that the head leaves its random start,
-        whose weights are a few hundredths, about once."""
+        """Return 20, whatever the data: Adam moves a weight by lr an epoch at most, so that the head leaves its random
+        start, whose weights are a few hundredths, about once."""
         return EPOCHS
 
     def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> Encoder:
@@ -132,9 +122,9 @@ class CLBDSCMethod(Method):
         backbone.requires_grad_(self.tune)
         return Encoder(backbone, ContrastiveHead(backbone.dim, self.embedding_dim, generator))
 
-    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> CLBDSC:
-        encoder = self._encoder(problem.preset, problem.sample_shape, seed, pretrained=True)
-        return CLBDSC(encoder, problem.n_samples, problem.n_clusters, self, seed)
+    def model(self, problem: Problem, pretrained: Pretrained | None, generator: torch.Generator) -> CLBDSCModel:
+        encoder = self._encoder(problem.preset, problem.sample_shape, generator, pretrained=True)
+        return CLBDSCModel(encoder, problem.n_samples, problem.n_clusters, self, generator)
 
 
 class ContrastiveHead(nn.Module):
@@ -158,7 +148,7 @@ class ContrastiveHead(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
 
     def fit(self, features: Tensor) -> None:
-        """Takes the mean and the directions of the feature rows (N, f) for those of all samples. O(N f min(N, f))."""
+        """Take the mean and the directions of the feature rows (N, f) for those of all samples. O(N f min(N, f))."""
         self.mean.copy_(F.normalize(features, dim=1).mean(dim=0))
         rows = self._rows(features).double()
         if rows.shape[0] < rows.shape[1]:
@@ -175,7 +165,7 @@ class ContrastiveHead(nn.Module):
         return F.normalize(F.normalize(features, dim=1) - self.mean, dim=1)
 
     def unnormalized(self, features: Tensor) -> Tensor:
-        """y (n, h) of feature rows (n, f)."""
+        """Return y (n, h) of feature rows (n, f)."""
         rows = self._rows(features)
         f, h = self.directions.shape
         latent: Tensor = rows @ self.directions + self.layers(rows * math.sqrt(f)) / math.sqrt(h)
@@ -198,7 +188,7 @@ class Encoder(nn.Module):
         return latent
 
 
-class CLBDSC(TrainedModel):
+class CLBDSCModel(TrainedModel):
     """Encoder, coefficient matrix and memory bank.
 
     encoder
@@ -206,89 +196,89 @@ class CLBDSC(TrainedModel):
         of each are computed once, before the first step, and kept: (views + 1) N f numbers.
     n_samples, n_clusters
         N and K; C takes 4 N² bytes in float32, three times that with its optimizer's moments.
-    seed
+    generator
         Draws the views that are kept.
 
     Deterministic on a CPU for a given number of threads.
     """
 
     def __init__(
-        self, encoder: Encoder, n_samples: int, n_clusters: int, settings: CLBDSCMethod, seed: torch.Generator
+        self, encoder: Encoder, n_samples: int, n_clusters: int, settings: CLBDSCMethod, generator: torch.Generator
     ) -> None:
         super().__init__()
-        dim = settings.embedding_dim
         self.encoder: Encoder = encoder
-        self.self_expression = SelfExpressiveCUDA(n_samples, zero_diagonal=True, init=0.0)
-        self.bank = MemoryBank(n_samples, dim)
+        self.penalty = n_samples / n_clusters  # λ
+        self.self_expression = SelfExpression(
+            n_samples,
+            zero_diagonal=True,
+            init=0.0,
+            fused_adam=_PENALTY.step(settings.self_expression * self.penalty),
+        )
+        self.bank = MemoryBank(n_samples, settings.embedding_dim)
         self.settings = settings
         self.n_clusters = n_clusters
-        self.penalty = n_samples / n_clusters  # λ
         self.masked = min(round(settings.mask_negatives * n_samples / n_clusters), n_samples - 1)
-        self._seed = seed
+        self._generator = generator
+        self._price: Tensor | None = None
         # In the state, so that a resumed run has them as well.
-        self.begun: Tensor
         self.features: Tensor
         self.view_features: Tensor
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
         kept = 0 if settings.tune else n_samples
         self.register_buffer("features", torch.zeros(kept, encoder.backbone.dim))
         self.register_buffer("view_features", torch.zeros(settings.views, kept, encoder.backbone.dim))
 
-    def latent(self, x: Tensor, batch_size: int) -> Tensor:
-        """Latent rows (N, h). The first call fits the head to the features and starts C at the closed form."""
+    def start(self, x: Tensor, how: Start) -> None:
+        """Fit the head to the features of all samples, start C at the closed form on them, fill the bank, and compute
+        the features of all views where the backbone is frozen.
+        """
         backbone, head = self.encoder.backbone, self.encoder.head
-        if not self.settings.tune and self.begun:
-            kept: Tensor = head(self.features)
-            return kept
-        if not self.begun:
-            backbone.fit(x)
-        features = self._features(x, 0, batch_size)
-        if not self.begun:
-            head.fit(features)
-            if not self.settings.tune:
-                self.features.copy_(features)
-            C = ridge_coefficients(unit_rows(features.double())[0], self.penalty)
-            self.self_expression.Coefficient.copy_(C)
-            self.begun.fill_(True)
-        rows: Tensor = head(features)
-        return rows
-
-    @torch.no_grad()
-    def start(self, x: Tensor, latent: Tensor) -> None:
-        """Fills the bank, and computes the features of all views where the backbone is frozen."""
-        self.bank.fill(latent)
+        backbone.fit(x)
+        features = self._features(x, how, 0)
+        head.fit(features)
+        C = ridge_coefficients(unit_rows(features.double())[0], self.penalty)
+        self.self_expression.Coefficient.copy_(C)
+        self.bank.fill(head(features))
         if self.settings.tune:
             return
+        self.features.copy_(features)
         for i, view in enumerate(self.view_features):
-            view.copy_(self._features(x, i + 1, 100, self.encoder.backbone.draw(len(x), self._seed)))
+            drawn = backbone.draw(len(x), self._generator)
+            view.copy_(self._features(x, replace(how, batch_size=_VIEWS_AT_A_TIME), i + 1, drawn))
 
-    def _features(self, x: Tensor, index: int, batch_size: int, views: Tensor | None = None) -> Tensor:
-        """Feature rows (N, f) of all samples, pass `index` of those before training; a frozen network's from the cache
-        where they are in it.
+    def latent(self, x: Tensor, batch_size: int) -> Tensor:
+        """Return latent rows (N, h): of the features that are kept, or of a tuned network's pass over all samples."""
+        features = self._features(x, Start(batch_size), 0) if self.settings.tune else self.features
+        rows: Tensor = self.encoder.head(features)
+        return rows
+
+    def _features(self, x: Tensor, how: Start, index: int, views: Tensor | None = None) -> Tensor:
+        """Return feature rows (N, f) of all samples, pass `index` of those before training; a frozen network's from the
+        cache where they are in it.
         """
         backbone, n = self.encoder.backbone, len(x)
         passes = 1 + (0 if self.settings.tune else self.settings.views)
 
         def compute() -> dict[str, Tensor]:
             parts = []
-            drawn = [None] * n if views is None else views.split(batch_size)
-            for part, view in zip(x.split(batch_size), drawn, strict=False):
+            drawn = [None] * n if views is None else views.split(how.batch_size)
+            for part, view in zip(x.split(how.batch_size), drawn, strict=False):
                 parts.append(backbone(part, view))
-                if self.report is not None and isinstance(backbone, ImageBackbone):
-                    self.report(index * n + sum(map(len, parts)), passes * n)
+                if isinstance(backbone, ImageBackbone):
+                    how.report(index * n + sum(map(len, parts)), passes * n)
             return {"rows": torch.cat(parts)}
 
-        if self.cache is None or self.settings.tune or not isinstance(backbone, ImageBackbone):
+        if how.cache is None or self.settings.tune or not isinstance(backbone, ImageBackbone):
             return compute()["rows"]
         settings = {"name": self.settings.backbone, "size": backbone.size, "pixel_range": backbone.pixel_range}
         name = key(
             {**settings, "views": None if views is None else asdict(backbone.views)},
             [*backbone.state_dict().values(), x, *([] if views is None else [views])],
         )
-        return recalled(self.cache, name, {"rows": (n, backbone.dim)}, compute)["rows"].to(x)
+        return recalled(how.cache, name, {"rows": (n, backbone.dim)}, compute)["rows"].to(x)
 
     def begin_epoch(self, x: Tensor, epoch: int, generator: torch.Generator) -> None:
-        """Draws a view of each sample: one of those kept, or a new one where the backbone is tuned."""
+        """Draw a view of each sample: one of those kept, or a new one where the backbone is tuned."""
+        self._price = self.settings.self_expression * self.penalty * _PENALTY.value(self._coefficients())
         if self.settings.tune:
             self._drawn = self.encoder.backbone.draw(len(x), generator)
         else:
@@ -296,10 +286,11 @@ class CLBDSC(TrainedModel):
         self._drawn = self._drawn.to(x.device)
 
     def batch_loss(self, x: Tensor, rows: Tensor | None = None) -> BatchLoss:
-        """Enters a batch into the bank and returns its loss.
+        """Enter a batch into the bank and return its loss; the backward pass of its objective steps C.
 
         x: (B, *sample_shape); rows: (B,) int64 or None for all samples in order. Costs O(B N h), and two passes of the
-        backbone where it is tuned. s λ||C_B||² is not in the objective: `RowAdam` adds its gradient as weight decay.
+        backbone where it is tuned. s λ||C_B||² is in neither the objective nor the terms: C's own step has its
+        gradient, and `epoch_terms` its value.
         Measures: "self_expression_error" ||z - ẑ||² / ||z||²; "latent_norm", of z before it is scaled to unit length;
         "expressed_norm", of ẑ.
         """
@@ -312,11 +303,10 @@ class CLBDSC(TrainedModel):
             anchored, viewed = self.features[rows], self.view_features[self._drawn[rows], rows]
         raw = head.unnormalized(anchored)
         z, positive = F.normalize(raw, dim=1), head(viewed)
-        self.bank.update(rows, z.detach())
+        self.bank.scatter(rows, z.detach())
         expressed = self.self_expression(z, rows, self.bank)
 
-        C = self.self_expression.Coefficient.detach()
-        mask = topk_coefficients(C, self.masked, rows=rows)[1] if self.masked else None
+        mask = topk_coefficients(self._coefficients(), self.masked, rows=rows)[1] if self.masked else None
         anchor = z if self.settings.anchor == "z" else F.normalize(expressed, dim=1)
         temperature = self.settings.temperature
         contrastive = info_nce(
@@ -327,7 +317,6 @@ class CLBDSC(TrainedModel):
         terms = {"contrastive": contrastive, "self_expression": weight * error.sum()}
         objective = torch.stack(list(terms.values())).sum()
         logged = {name: term.detach() for name, term in terms.items()}
-        logged["coefficients"] = weight * self.penalty * torch.linalg.vector_norm(C[rows]) ** 2
         live = z.detach()
         tiny = torch.finfo(z.dtype).tiny
         measures = {
@@ -337,70 +326,38 @@ class CLBDSC(TrainedModel):
         }
         return BatchLoss(objective, logged, measures)
 
+    def epoch_terms(self) -> Mapping[str, float]:
+        """Return the penalty of C when the epoch began; each row moves once, as in BDSC."""
+        return {} if self._price is None else {"coefficients": float(self._price)}
+
     def epoch_measures(self) -> Mapping[str, float]:
-        """ "effective_rank" and "mean_cosine" of the bank, see the functions of these names."""
+        """Return "effective_rank" and "mean_cosine" of the bank, see the functions of these names."""
         Z = self.bank.features
         return {"effective_rank": effective_rank(Z), "mean_cosine": mean_cosine(Z)}
 
     def optimizers(self, lr: float, n_batches: int) -> list[torch.optim.Optimizer]:
-        """Adam for the head at lr / n_batches, a backbone in tuning at a tenth of that, RowAdam for C at lr.
+        """Return Adam for the head at lr / n_batches, a backbone in tuning at a tenth of that; C's own step is set to
+        lr.
 
         As in BDSC `n_batches` steps then carry a network as far in an epoch as one at full batch.
         """
+        self.self_expression.lr = lr
         groups = [{"params": list(self.encoder.head.parameters()), "lr": lr / n_batches}]
         if self.settings.tune:
             backbone = list(self.encoder.backbone.parameters())
             groups.append({"params": backbone, "lr": _BACKBONE_RATE * lr / n_batches})
-        decay = 2.0 * self.settings.self_expression * self.penalty
-        return [
-            torch.optim.Adam(groups),
-            RowAdam([self.self_expression.Coefficient], lr=lr, weight_decay=decay),
-        ]
+        return [torch.optim.Adam(groups)]
+
+    def finish(self) -> None:
+        self.self_expression.freeze()
+
+    def _coefficients(self) -> Tensor:
+        return self.self_expression.Coefficient.detach()
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        """C (N, N) without gradient, its diagonal zero; warns with :class:`CollapseWarning` where it says nothing."""
-        C = self.self_expression.Coefficient.detach().clone().fill_diagonal_(0.0)
-        for complaint in self._complaints(latent.detach(), C):
+        """Return C (N, N) without gradient, not copied; warn with :class:`CollapseWarning` where it says nothing."""
+        C = self._coefficients()
+        directions = min(self.n_clusters - 1, self.encoder.backbone.dim)
+        for complaint in complaints(latent.detach(), C, directions, self.n_clusters):
             warnings.warn(complaint, CollapseWarning, stacklevel=2)
         return C
-
-    def _complaints(self, latent: Tensor, C: Tensor) -> list[str]:
-        found = []
-        directions = effective_rank(latent)
-        fewest = _FEWEST_DIRECTIONS * min(self.n_clusters - 1, self.encoder.backbone.dim)
-        if directions < fewest:
-            found.append(
-                f"the latent space has collapsed: {directions:.1f} effective directions for {self.n_clusters} "
-                f"clusters, fewer than {fewest:g}"
-            )
-        cosine = mean_cosine(latent)
-        if cosine > _LARGEST_COSINE:
-            found.append(
-                f"the latent space has collapsed: the mean cosine of its rows is {cosine:.3f}, above {_LARGEST_COSINE}"
-            )
-        error = float((latent - C @ latent).square().sum() / latent.square().sum().clamp_min(1e-30))
-        if error > _LARGEST_ERROR:
-            found.append(
-                f"the coefficients express next to nothing: the relative self-expression error is {error:.2f}, above "
-                f"{_LARGEST_ERROR}"
-            )
-        return found
-
-
-def effective_rank(Z: Tensor) -> float:
-    """exp of the entropy of the singular values of Z (N, h), scaled to sum to one (Roy & Vetterli, EUSIPCO 2007).
-
-    Between 1, one direction, and min(N, h), all alike; 0 for Z = 0. Costs O(N h²).
-    """
-    strength = torch.linalg.svdvals(Z.double())
-    total = strength.sum()
-    if total == 0:
-        return 0.0
-    share = strength / total
-    return float(torch.special.entr(share).sum().exp())
-
-
-def mean_cosine(Z: Tensor) -> float:
-    """Mean cosine of all pairs of rows of unit length (N, h), each with itself included: the squared length of their
-    mean."""
-    return float(Z.double().mean(dim=0).square().sum())

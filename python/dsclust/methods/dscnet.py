@@ -10,12 +10,13 @@ never released (github.com/panji1990/Deep-subspace-clustering-networks), so it t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from dsclust.methods.bdsc import PairwiseMethod
-from dsclust.parts.method import Problem
+from dsclust.methods.bdsc import BDSCMethod, PairwiseMethod
+from dsclust.parts.method import register_method
 
 
+@register_method
 @dataclass(frozen=True)
 class DSCNetMethod(PairwiseMethod):
     """Settings of DSC-Net: the penalty. A batch size bounds the memory of activations and changes nothing else."""
@@ -32,5 +33,6 @@ class DSCNetMethod(PairwiseMethod):
     def shuffles(self) -> bool:
         return False
 
-    def options(self, problem: Problem) -> dict[str, Any]:
-        return {"consistency": "exact", "zero_diagonal": self.penalty == "l1"}
+    def as_bdsc(self) -> BDSCMethod:
+        zero_diagonal = self.penalty_part.zero_diagonal
+        return BDSCMethod(penalty=self.penalty, consistency="exact", zero_diagonal=zero_diagonal)

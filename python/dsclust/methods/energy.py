@@ -22,8 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import dsc_ext
-from dsclust.parts.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
+from dsc_ext import inner_product_self_expression
+from dsclust.checks import integer
+from dsclust.parts.method import (
+    AutoencoderMethod,
+    BatchLoss,
+    Pretrained,
+    Problem,
+    Start,
+    TrainedModel,
+    register_method,
+)
 from dsclust.parts.networks import Autoencoder, dense_layers
 from dsclust.presets import LossWeights
 
@@ -36,6 +45,7 @@ _ATOMS_PER_DIMENSION = 2
 _PENALTY, _L1_SHARE = 1.0 / 100.0, 0.9
 
 
+@register_method
 @dataclass(frozen=True)
 class EnergyMethod(AutoencoderMethod):
     """Settings of energy-based self-expression.
@@ -52,9 +62,8 @@ class EnergyMethod(AutoencoderMethod):
     width: int = 128
 
     def __post_init__(self) -> None:
-        for name, least in (("atoms", 0), ("width", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"energy: {name}: expected at least {least}, got {getattr(self, name)}")
+        integer(self.title, "atoms", self.atoms, least=0)
+        integer(self.title, "width", self.width, least=1)
 
     def training_words(self, n_samples: int, rows_per_batch: int) -> int:
         return 0
@@ -65,11 +74,15 @@ class EnergyMethod(AutoencoderMethod):
     def scale_free_weights(self, problem: Problem, sample_energy: float, latent_energy: float) -> LossWeights:
         return LossWeights.scale_free(sample_energy, latent_energy, _PENALTY)
 
-    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> EnergyModel:
+    def model(self, problem: Problem, pretrained: Pretrained | None, generator: torch.Generator) -> EnergyModel:
         assert pretrained is not None
-        wanted = self.atoms or _ATOMS_PER_DIMENSION * problem.n_clusters * problem.preset.subspace_dim
+        wanted = self.atoms or _ATOMS_PER_DIMENSION * problem.n_clusters * problem.preset.graph.subspace_dim
         return EnergyModel(
-            pretrained.autoencoder, min(wanted, problem.n_samples), pretrained.weights, width=self.width, generator=seed
+            pretrained.autoencoder,
+            min(wanted, problem.n_samples),
+            pretrained.weights,
+            width=self.width,
+            generator=generator,
         )
 
 
@@ -97,30 +110,32 @@ class EnergyModel(TrainedModel):
         self.scale = width**-0.5
         self.generator = generator
 
-    def start(self, x: Tensor, latent: Tensor) -> None:
-        """Atoms are the latent rows of samples drawn without repetition."""
+    def start(self, x: Tensor, how: Start) -> None:
+        """Make atoms of the latent rows of samples drawn without repetition."""
+        latent = self.latent(x, how.batch_size)
         chosen = torch.randperm(latent.shape[0], generator=self.generator)[: self.dictionary.shape[0]]
-        with torch.no_grad():
-            self.dictionary.copy_(latent[chosen.to(latent.device)])
+        self.dictionary.copy_(latent[chosen.to(latent.device)])
 
     def codes(self, latent: Tensor) -> Tensor:
-        """C (n, m) of latent rows (n, h)."""
+        """Return C (n, m) of latent rows (n, h)."""
         scores = self.query(F.normalize(latent, dim=1)) @ self.key(F.normalize(self.dictionary, dim=1)).T
         return self.scale * torch.sign(scores) * F.relu(scores.abs() - self.threshold)
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        """Cosines of the samples' codes, (N, N): how alike two samples use the dictionary. A zero code has none."""
+        """Return cosines of the samples' codes, (N, N): how alike two samples use the dictionary. A zero code has
+        none.
+        """
         unit = F.normalize(self.codes(latent).detach(), dim=1)
         return unit @ unit.T
 
     def batch_loss(self, x: Tensor, rows: Tensor | None = None) -> BatchLoss:
-        """The loss of a batch by itself: `rows` plays no part. Costs O(B m (h + p)) and the networks; codes are never
-        stored. The measure "code_l1" is the mean ||c_i||₁: 0 says that the threshold has cut everything off.
+        """Return the loss of a batch by itself: `rows` plays no part. Costs O(B m (h + p)) and the networks; codes are
+        never stored. The measure "code_l1" is the mean ||c_i||₁: 0 says that the threshold has cut everything off.
         """
         z = self.encoder(x)
         query = self.query(F.normalize(z, dim=1))
         key = self.key(F.normalize(self.dictionary, dim=1))
-        expressed, l1, l2 = dsc_ext.inner_product_self_expression(
+        expressed, l1, l2 = inner_product_self_expression(
             query, key, self.dictionary, self.threshold, self.scale, zero_diagonal=False
         )
         assert l1 is not None
@@ -136,7 +151,7 @@ class EnergyModel(TrainedModel):
         )
 
     def optimizers(self, lr: float, n_batches: int) -> list[torch.optim.Optimizer]:
-        """Adam at lr for everything but the autoencoder, which moves at lr / n_batches as in BDSC."""
+        """Return Adam at lr for everything but the autoencoder, which moves at lr / n_batches as in BDSC."""
         networks = {id(p) for module in (self.encoder, self.decoder) for p in module.parameters()}
         pretrained = [p for p in self.parameters() if id(p) in networks]
         own = [p for p in self.parameters() if id(p) not in networks]

@@ -8,19 +8,20 @@ it explains (see `dsclust.presets.LossWeights.scale_free`), whatever the data.
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dsclust.parts.closed_form import CenteredRows, ClosedForm
-from dsclust.parts.method import ClosedFormMethod, Pretrained, Problem
+from dsclust.checks import integer, number
+from dsclust.parts.closed_form import CenteredForm, CenteredRows
+from dsclust.parts.method import ClosedFormMethod, Pretrained, Problem, register_method
 from dsclust.presets import Preset
 from dsclust.ridge import strongest_ridge
 
 
+@register_method
 @dataclass(frozen=True)
 class RidgeMethod(ClosedFormMethod):
     """Settings of ridge self-expression; see `dsclust.RidgeSubspaceClustering`. ValueError for one out of range.
@@ -36,31 +37,25 @@ class RidgeMethod(ClosedFormMethod):
     strongest: int = 20
 
     def __post_init__(self) -> None:
-        if isinstance(self.regularization, bool) or not isinstance(self.regularization, numbers.Real):
-            raise TypeError(f"Ridge: regularization: expected a number, got {self.regularization!r}")
-        if not 0 < self.regularization < math.inf:
-            raise ValueError(f"Ridge: regularization: expected a finite number > 0, got {self.regularization!r}")
-        if isinstance(self.strongest, bool) or not isinstance(self.strongest, numbers.Integral):
-            raise TypeError(f"Ridge: strongest: expected an integer, got {self.strongest!r}")
-        if self.strongest < 1:
-            raise ValueError(f"Ridge: strongest: expected at least 1, got {self.strongest}")
+        number(self.title, "regularization", self.regularization, above=0)
+        integer(self.title, "strongest", self.strongest, least=1)
 
-    def adapted(self, preset: Preset) -> Preset:
-        return replace(preset, affinity="sparse")
+    def adapt_preset(self, preset: Preset) -> Preset:
+        return replace(preset, graph=replace(preset.graph, affinity="sparse"))
 
     def row_entries(self, n_samples: int) -> int:
         return min(2 * self.strongest, n_samples - 1)  # in the mean
 
-    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> Ridge:
+    def model(self, problem: Problem, pretrained: Pretrained | None, generator: torch.Generator) -> RidgeModel:
         features = math.prod(problem.sample_shape)
         lam = self.regularization * problem.n_samples / problem.n_clusters
-        return Ridge(features, lam, min(self.strongest, problem.n_samples - 1))
+        return RidgeModel(features, lam, min(self.strongest, problem.n_samples - 1))
 
     def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> CenteredRows:
         return CenteredRows(math.prod(sample_shape))
 
 
-class Ridge(ClosedForm):
+class RidgeModel(CenteredForm):
     """C (N, N) as CSR: of the whole minimizer the entries that `dsclust.ridge.strongest_ridge` keeps."""
 
     def __init__(self, features: int, lam: float, strongest: int) -> None:

@@ -24,9 +24,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -35,8 +34,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dsc_ext import inner_product_self_expression, topk_coefficients
-from dsclust.parts.method import BatchLoss, Method, Pretrained, Problem, TrainedModel
-from dsclust.presets import AssignLabels, Preset
+from dsclust.checks import integer, number
+from dsclust.names import AssignLabels
+from dsclust.parts.method import BatchLoss, Pretrained, Problem, TrainedMethod, TrainedModel, register_method
+from dsclust.presets import Preset
 
 # Samples that go through the key network at a time: large enough for the matrix products, 10 MB of activations for
 # w = 256.
@@ -45,8 +46,9 @@ CHUNK = 2048
 _GRADIENT_NORM = 1e-3
 
 
+@register_method
 @dataclass(frozen=True)
-class SENetMethod(Method):
+class SENetMethod(TrainedMethod):
     """Settings of SENet; see :class:`dsclust.SENet` for each. Raises TypeError or ValueError for an impossible one."""
 
     name: ClassVar[str] = "senet"
@@ -63,22 +65,13 @@ class SENetMethod(Method):
     n_steps: int = 5000
 
     def __post_init__(self) -> None:
-        least = {"width": 1, "depth": 1, "n_keys": 0, "n_coefficients": 1, "n_steps": 1}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = numbers.Integral if field.name in least else numbers.Real
-            if isinstance(value, bool) or not isinstance(value, kind):
-                wanted = "an integer" if field.name in least else "a number"
-                raise TypeError(f"SENet: {field.name}: expected {wanted}, got {value!r}")
-            if field.name in least and value < least[field.name]:
-                raise ValueError(f"SENet: {field.name}: expected at least {least[field.name]}, got {value}")
-        if not 0 < self.gamma < math.inf:
-            raise ValueError(f"SENet: gamma: expected a finite number > 0, got {self.gamma}")
-        if not 0 <= self.l1_ratio <= 1:
-            raise ValueError(f"SENet: l1_ratio: expected a number from 0 to 1, got {self.l1_ratio}")
+        for name, least in (("width", 1), ("depth", 1), ("n_keys", 0), ("n_coefficients", 1), ("n_steps", 1)):
+            integer(self.title, name, getattr(self, name), least=least)
+        number(self.title, "gamma", self.gamma, above=0)
+        number(self.title, "l1_ratio", self.l1_ratio, least=0, most=1)
 
-    def adapted(self, preset: Preset) -> Preset:
-        return replace(preset, affinity="neighbors")
+    def adapt_preset(self, preset: Preset) -> Preset:
+        return replace(preset, graph=replace(preset.graph, affinity="neighbors"))
 
     def training_words(self, n_samples: int, rows_per_batch: int) -> int:
         return 0
@@ -89,13 +82,13 @@ class SENetMethod(Method):
     def epochs(self, problem: Problem) -> int:
         return -(-self.n_steps // problem.n_batches)
 
-    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> SENet:
-        return SENet(math.prod(problem.sample_shape), self, generator=seed)
+    def model(self, problem: Problem, pretrained: Pretrained | None, generator: torch.Generator) -> SENetModel:
+        return SENetModel(math.prod(problem.sample_shape), self, generator=generator)
 
     def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> UnitRows:
         return UnitRows()
 
-    def restored_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> NearestRow:
+    def restore_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> NearestRow:
         weight = tensors["query.0.weight"]
         query = network(weight.shape[1], self.width, self.depth, torch.Generator()).to(weight)
         restored = NearestRow(query, tensors["factor"], tensors["rows"], tensors["labels"], n_clusters)
@@ -111,7 +104,7 @@ class UnitRows(nn.Module):
 
 
 def network(features: int, width: int, depth: int, generator: torch.Generator) -> nn.Sequential:
-    """`depth` hidden layers of `width` with ReLU, then as many outputs through tanh; on the CPU in float32.
+    """Return `depth` hidden layers of `width` with ReLU, then as many outputs through tanh; on the CPU in float32.
 
     Weights as published: uniform by He et al. (2015) in the hidden layers, by Glorot & Bengio (2010) in the last; zero
     biases.
@@ -129,7 +122,7 @@ def network(features: int, width: int, depth: int, generator: torch.Generator) -
     return nn.Sequential(*layers)
 
 
-class SENet(TrainedModel):
+class SENetModel(TrainedModel):
     """The two networks, of f w + d w² + (d + 1) w parameters each for f features and d hidden layers; the threshold."""
 
     max_gradient_norm = _GRADIENT_NORM
@@ -144,23 +137,20 @@ class SENet(TrainedModel):
         self.samples = torch.empty(0)
         self.draws = torch.Generator()
 
-    def start(self, x: Tensor, latent: Tensor) -> None:
-        self.samples = x
-
     def begin_epoch(self, x: Tensor, epoch: int, generator: torch.Generator) -> None:
-        """Keeps what the epoch's dictionaries are drawn from; `x` is not copied."""
+        """Keep what the epoch's dictionaries are drawn from; `x` is not copied."""
         self.samples, self.draws = x, generator
 
     def lr_factor(self, epoch: int, epochs: int) -> float:
-        """A cosine from 1 to 0, a step an epoch: as published."""
+        """Return a cosine from 1 to 0, a step an epoch: as published."""
         return 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
 
     def optimizers(self, lr: float, n_batches: int) -> list[torch.optim.Optimizer]:
-        """Adam at lr, whatever the number of batches: as published."""
+        """Return Adam at lr, whatever the number of batches: as published."""
         return [torch.optim.Adam(self.parameters(), lr=lr)]
 
     def batch_loss(self, x: Tensor, rows: Tensor | None = None) -> BatchLoss:
-        """The loss of a batch against its dictionary: all samples, or as many as `n_keys` says, drawn at random.
+        """Return the loss of a batch against its dictionary: all samples, or as many as `n_keys` says, drawn at random.
 
         The terms are sums over the batch; the objective is their mean, for the bound on the gradient's norm is
         published for that. Costs 6 operations a weight and sample of the networks, 8 where the dictionary has more
@@ -193,7 +183,7 @@ class SENet(TrainedModel):
         return BatchLoss(objective, {name: term.detach() for name, term in terms.items()}, {})
 
     def _others(self, rows: Tensor) -> Tensor:
-        """The dictionary without the batch."""
+        """Return the dictionary without the batch."""
         n, wanted = len(self.samples), self.settings.n_keys or len(self.samples)
         if wanted < n:
             order = torch.randperm(n, generator=self.draws).to(rows.device)
@@ -203,7 +193,9 @@ class SENet(TrainedModel):
         return order[free[order]][: max(wanted - len(rows), 0)]
 
     def _expressed(self, query: Tensor, members: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What some of the dictionary adds to Ẑ (B, f), ‖c‖₁ (B,) and ‖c‖₂² (B,); `own`: which member each query is."""
+        """Return what some of the dictionary adds to Ẑ (B, f), ‖c‖₁ (B,) and ‖c‖₂² (B,); `own`: which member each
+        query is.
+        """
         values = self.encoder(self.samples[members])
         keys = self.key(values)
         Zhat, l1, l2 = inner_product_self_expression(
@@ -214,7 +206,8 @@ class SENet(TrainedModel):
 
     @torch.no_grad()
     def coefficients(self, latent: Tensor) -> Tensor:
-        """C (N, N) as CSR: of each row the `n_coefficients` largest |c_ij| over all N − 1 others, zeros left out.
+        """Return C (N, N) as CSR: of each row the `n_coefficients` largest |c_ij| over all N − 1 others, zeros left
+        out.
 
         Scores are dropped as they are made: O(N w) memory for the keys beside C itself, 2 N² w operations.
         """
@@ -237,8 +230,8 @@ class SENet(TrainedModel):
             torch.cat([ends.new_zeros(1), ends]), torch.cat(columns), torch.cat(values), (n, n), check_invariants=False
         )
 
-    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> NearestRow:
-        return NearestRow.fitted(self, latent, labels, n_clusters)
+    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, generator: torch.Generator) -> NearestRow:
+        return NearestRow.fit(self, latent, labels, n_clusters)
 
 
 class NearestRow(nn.Module):
@@ -267,8 +260,8 @@ class NearestRow(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def fitted(cls, model: SENet, latent: Tensor, labels: Tensor, n_clusters: int) -> NearestRow:
-        """Of the fitted samples' features (N, f) and clusters (N,). Three passes of a network, O(N w² + w³)."""
+    def fit(cls, model: SENetModel, latent: Tensor, labels: Tensor, n_clusters: int) -> NearestRow:
+        """Learn from the fitted samples' features (N, f) and clusters (N,). Three passes of a network, O(N w² + w³)."""
         width = model.settings.width
         gram = latent.new_zeros(width, width, dtype=torch.float64)
         for z in latent.split(CHUNK):
@@ -282,7 +275,7 @@ class NearestRow(nn.Module):
         return made
 
     def unit_rows(self, latent: Tensor) -> Tensor:
-        """What stands for the rows of C of samples (n, f): (n, w), of unit length."""
+        """Return what stands for the rows of C of samples (n, f): (n, w), of unit length."""
         return F.normalize(self.query(latent) @ self.factor, dim=1)
 
     def forward(self, latent: Tensor) -> Tensor:

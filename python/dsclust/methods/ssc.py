@@ -16,23 +16,22 @@ all data.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dsc_ext import elastic_net_on_support, omp_on_support, ridge_on_support, topk_coefficients
-from dsclust.parts.closed_form import CenteredRows, ClosedForm
-from dsclust.parts.method import ClosedFormMethod, Pretrained, Problem
+from dsclust.checks import integer, number, one_of
+from dsclust.names import Solver, words
+from dsclust.parts.closed_form import CenteredForm, CenteredRows
+from dsclust.parts.method import ClosedFormMethod, Pretrained, Problem, register_method
 from dsclust.presets import Preset
 
-Solver = Literal["ridge", "elastic_net", "omp"]
-SOLVERS = ("ridge", "elastic_net", "omp")
 
-
+@register_method
 @dataclass(frozen=True)
 class SSCMethod(ClosedFormMethod):
     """Settings of sparse subspace clustering; see `dsclust.SparseSubspaceClustering`. ValueError for one out of
@@ -49,38 +48,29 @@ class SSCMethod(ClosedFormMethod):
     n_nonzero: int = 5
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"SSC: solver: expected one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        one_of(self.title, "solver", self.solver, words(Solver))
         for name in ("support", "n_nonzero"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-                raise TypeError(f"SSC: {name}: expected an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"SSC: {name}: expected at least 1, got {value}")
+            integer(self.title, name, getattr(self, name), least=1)
         for name in ("regularization", "l1"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                raise TypeError(f"SSC: {name}: expected a number, got {value!r}")
-            if not 0 < float(value) < math.inf:
-                raise ValueError(f"SSC: {name}: expected a finite number > 0, got {value!r}")
+            number(self.title, name, getattr(self, name), above=0)
 
-    def adapted(self, preset: Preset) -> Preset:
-        return replace(preset, affinity="sparse")
+    def adapt_preset(self, preset: Preset) -> Preset:
+        return replace(preset, graph=replace(preset.graph, affinity="sparse"))
 
     def row_entries(self, n_samples: int) -> int:
         return min(self.support, n_samples - 1)
 
-    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> SSC:
-        return SSC(math.prod(problem.sample_shape), self)
+    def model(self, problem: Problem, pretrained: Pretrained | None, generator: torch.Generator) -> SSCModel:
+        return SSCModel(math.prod(problem.sample_shape), self)
 
     def encoder(self, preset: Preset, sample_shape: tuple[int, ...]) -> CenteredRows:
         return CenteredRows(math.prod(sample_shape))
 
-    def restored_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> SupportVote:
+    def restore_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> SupportVote:
         return SupportVote(tensors["rows"], tensors["labels"], n_clusters, self)
 
-    def solved(self, rows: Tensor, support: Tensor, queries: Tensor | None = None) -> Tensor:
-        """Coefficients (B, s) of queries (B, f), or of all rows (N, f), on their supports (B, s) of rows."""
+    def solve(self, rows: Tensor, support: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Return coefficients (B, s) of queries (B, f), or of all rows (N, f), on their supports (B, s) of rows."""
         if self.solver == "ridge":
             return ridge_on_support(rows, support, self.regularization, Q=queries)
         if self.solver == "elastic_net":
@@ -88,7 +78,7 @@ class SSCMethod(ClosedFormMethod):
         return omp_on_support(rows, support, self.n_nonzero, Q=queries)
 
 
-class SSC(ClosedForm):
+class SSCModel(CenteredForm):
     """C (N, N) as CSR, `support` entries a row or fewer."""
 
     def __init__(self, features: int, settings: SSCMethod) -> None:
@@ -99,13 +89,13 @@ class SSC(ClosedForm):
         """Costs 2 N² f for the supports and N s² f for the Gram matrices of s rows each; memory O(N (f + s))."""
         n = latent.shape[0]
         support = topk_coefficients((latent, latent), self.settings.row_entries(n))[1].sort(dim=1).values
-        values = self.settings.solved(latent, support)
+        values = self.settings.solve(latent, support)
         kept = values != 0
         ends = kept.sum(dim=1).cumsum(0)
         crow = torch.cat([ends.new_zeros(1), ends])
         return torch.sparse_csr_tensor(crow, support[kept], values[kept], (n, n), check_invariants=False)
 
-    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> SupportVote:
+    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, generator: torch.Generator) -> SupportVote:
         return SupportVote(latent, labels, n_clusters, self.settings)
 
 
@@ -127,5 +117,5 @@ class SupportVote(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         most = min(self.settings.support, self.rows.shape[0])
         support = topk_coefficients((latent, self.rows), most, zero_diagonal=False)[1]
-        share = self.settings.solved(self.rows, support, latent).abs()
+        share = self.settings.solve(self.rows, support, latent).abs()
         return latent.new_zeros(len(latent), self.n_clusters).scatter_add_(1, self.labels[support], share)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from dsclust.parts.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
+from dsclust.parts.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel, register_method
 from dsclust.parts.networks import Autoencoder
 from dsclust.presets import LossWeights, Preset
 
@@ -35,6 +35,7 @@ _STEPS = 300
 _PENALTY_SHARE = 1e-3
 
 
+@register_method
 @dataclass(frozen=True)
 class SSCNMethod(AutoencoderMethod):
     """Settings of SSCN: none but the dimension d of a subspace, which is that of the preset."""
@@ -52,28 +53,28 @@ class SSCNMethod(AutoencoderMethod):
         return max(30, -(-_STEPS // problem.n_batches))
 
     def scale_free_weights(self, problem: Problem, sample_energy: float, latent_energy: float) -> LossWeights:
-        rank = problem.n_clusters * problem.preset.subspace_dim
+        rank = problem.n_clusters * problem.preset.graph.subspace_dim
         return LossWeights.scale_free(sample_energy, latent_energy, _PENALTY_SHARE * problem.rows_per_batch / rank)
 
-    def model(self, problem: Problem, pretrained: Pretrained | None, seed: torch.Generator) -> SSCN:
+    def model(self, problem: Problem, pretrained: Pretrained | None, generator: torch.Generator) -> SSCNModel:
         assert pretrained is not None
-        return SSCN(
+        return SSCNModel(
             pretrained.autoencoder,
             problem.n_clusters,
-            problem.preset.subspace_dim,
+            problem.preset.graph.subspace_dim,
             pretrained.weights,
-            generator=seed,
+            generator=generator,
         )
 
-    def restored_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> LatentClassifier:
+    def restore_classifier(self, tensors: Mapping[str, Tensor], preset: Preset, n_clusters: int) -> LatentClassifier:
         subspaces = tensors["subspaces"]
-        inner = SubspaceClassifier(n_clusters, preset.subspace_dim, subspaces.dtype)
+        inner = SubspaceClassifier(n_clusters, preset.graph.subspace_dim, subspaces.dtype)
         classifier = LatentClassifier(subspaces, inner)
         classifier.load_state_dict(dict(tensors))
         return classifier
 
 
-class SSCN(TrainedModel):
+class SSCNModel(TrainedModel):
     """Encoder, decoder and the map W, (h, K d), drawn Xavier uniform from `generator`.
 
     That start is large, Q Z being about as many times Z as a batch has samples, and 300 steps leave
@@ -106,23 +107,25 @@ class SSCN(TrainedModel):
         self.weights = weights
 
     def coordinates(self, latent: Tensor) -> Tensor:
-        """H (n, K d) of latent rows (n, h)."""
+        """Return H (n, K d) of latent rows (n, h)."""
         return latent @ self.subspaces
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        """Q = H Hᵀ (N, N), symmetric; its diagonal is not excluded (the model has no way to learn it alone)."""
+        """Return Q = H Hᵀ (N, N), symmetric; its diagonal is not excluded (the model has no way to learn it alone)."""
         H = self.coordinates(latent).detach()
         return H @ H.T
 
-    def classifier(self, latent: Tensor, labels: Tensor, n_clusters: int, seed: torch.Generator) -> LatentClassifier:
-        """W and a :class:`SubspaceClassifier` behind it, fitted here; W does not move."""
+    def classifier(
+        self, latent: Tensor, labels: Tensor, n_clusters: int, generator: torch.Generator
+    ) -> LatentClassifier:
+        """Return W and a :class:`SubspaceClassifier` behind it, fitted here; W does not move."""
         H = self.coordinates(latent).detach()
         rotated = SubspaceClassifier(n_clusters, self.subspace_dim, H.dtype).to(H.device)
-        rotated.fit(H, labels, generator=seed)
+        rotated.fit(H, labels, generator=generator)
         return LatentClassifier(self.subspaces.detach().clone(), rotated)
 
     def batch_loss(self, x: Tensor, rows: Tensor | None = None) -> BatchLoss:
-        """The loss of a batch by itself: `rows` plays no part. Costs O(B h K d) and the two networks."""
+        """Return the loss of a batch by itself: `rows` plays no part. Costs O(B h K d) and the two networks."""
         z = self.encoder(x)
         h = self.coordinates(z)
         expressed = h @ (h.T @ z)
@@ -136,7 +139,7 @@ class SSCN(TrainedModel):
         return BatchLoss(objective, {name: term.detach() for name, term in terms.items()}, {})
 
     def optimizers(self, lr: float, n_batches: int) -> list[torch.optim.Optimizer]:
-        """Adam at lr for everything, whatever the number of batches: as published."""
+        """Return Adam at lr for everything, whatever the number of batches: as published."""
         return [torch.optim.Adam(self.parameters(), lr=lr)]
 
 
@@ -151,7 +154,9 @@ class SubspaceClassifier(nn.Module):
         nn.init.eye_(self.rotation.weight)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Logits (n, K) of rows (n, K d): minus the squared distances to the subspaces, up to a constant of the row."""
+        """Return logits (n, K) of rows (n, K d): minus the squared distances to the subspaces, up to a constant of
+        the row.
+        """
         return self.rotation(h).unflatten(1, (self.n_clusters, self.subspace_dim)).square().sum(dim=2)
 
     def fit(
@@ -165,7 +170,7 @@ class SubspaceClassifier(nn.Module):
         steps_per_batch: int = 10,
         lr: float = 1e-2,
     ) -> list[float]:
-        """Learns R from rows (n, K d) and labels (n,) int64 in 0 .. K - 1; returns the mean loss of each epoch.
+        """Learn R from rows (n, K d) and labels (n,) int64 in 0 .. K - 1; return the mean loss of each epoch.
 
         Cross-entropy by Adam, 10 steps on each batch, 30 epochs: as published, but with R = Cayley(A), A skew, where
         the released code has an Adam of its own on the manifold. Rows are first divided by the root mean square of

@@ -1,12 +1,13 @@
-"""What closed forms share: samples as centered rows of unit length, on which a formula gives C."""
+"""What closed forms on centered rows share: samples as rows of unit length, on which a formula gives C."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from dsclust.parts.method import Model
+from dsclust.parts.method import ClosedFormModel
 from dsclust.ridge import unit_rows
+from dsclust.samples import Samples
 
 
 class CenteredRows(nn.Module):
@@ -17,8 +18,8 @@ class CenteredRows(nn.Module):
         self.mean: Tensor
         self.register_buffer("mean", torch.zeros(features))
 
-    def fitted(self, x: Tensor) -> Tensor:
-        """Learns the mean of samples (N, ...) and returns their rows."""
+    def fit(self, x: Tensor) -> Tensor:
+        """Learn the mean of samples (N, ...) and return their rows."""
         rows, mean = unit_rows(x.flatten(1))
         self.mean.copy_(mean)
         return rows
@@ -27,7 +28,7 @@ class CenteredRows(nn.Module):
         return unit_rows(x.flatten(1), self.mean)[0]
 
 
-class ClosedForm(Model):
+class CenteredForm(ClosedFormModel):
     """A model of centered unit rows, on which a formula gives C."""
 
     encoder: CenteredRows
@@ -36,5 +37,5 @@ class ClosedForm(Model):
         super().__init__()
         self.encoder = CenteredRows(features)
 
-    def latent(self, x: Tensor, batch_size: int) -> Tensor:
-        return self.encoder.fitted(x)
+    def start(self, samples: Samples, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return self.encoder.fit(torch.from_numpy(samples.read(0, samples.n)).to(device, dtype))

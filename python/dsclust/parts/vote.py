@@ -36,13 +36,13 @@ class CoefficientVote(nn.Module):
         self.n_clusters = n_clusters
 
     @classmethod
-    def fitted(cls, latent: Tensor, labels: Tensor, n_clusters: int) -> CoefficientVote:
+    def fit(cls, latent: Tensor, labels: Tensor, n_clusters: int) -> CoefficientVote:
         """From the latent rows (N, h) of the fitted samples and their clusters (N,). O(N h min(N, h))."""
         Z, mean = unit_rows(latent)
         return cls(mean, ridge_solution(Z, len(Z) / n_clusters).T, labels, n_clusters)
 
     @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor], n_clusters: int) -> CoefficientVote:
+    def restore(cls, tensors: Mapping[str, Tensor], n_clusters: int) -> CoefficientVote:
         return cls(tensors["mean"], tensors["solution"], tensors["labels"], n_clusters)
 
     def forward(self, latent: Tensor) -> Tensor:
