@@ -11,18 +11,15 @@ import numpy as np
 import pytest
 import torch
 from dsclust.data import load
-from dsclust.methods import BDSCMethod, DSCNetMethod
-from dsclust.methods.bdsc import CONSISTENCIES
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.methods.dscnet import DSCNetMethod
+from dsclust.parts.consistency import CONSISTENCIES
+from dsclust.parts.order import IndexOrder
 from dsclust.presets import LossWeights, automatic
-from dsclust.training.trainer import (
-    DivergedError,
-    PretrainConfig,
-    TrainConfig,
-    TrainingInterrupted,
-    fit,
-    has_plateaued,
-    pretrain,
-)
+from dsclust.training.config import PretrainConfig, TrainConfig
+from dsclust.training.interrupt import DivergedError, TrainingInterrupted
+from dsclust.training.pretraining import has_plateaued, pretrain
+from dsclust.training.trainer import fit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,17 +90,13 @@ def test_every_row_moves_once_an_epoch_the_last_short_batch_included(gradient, b
     assert (travelled > 0.5e-3).all() and (travelled < 3.5e-3).all()
 
 
-def test_fifo_is_index_replacement_without_shuffling_bit_by_bit():
-    index = fit(dataset(), config(shuffle=False))
-    fifo = fit(dataset(), config(shuffle=False, bank="fifo"))
+def test_fifo_is_index_replacement_without_shuffling_bit_by_bit(monkeypatch):
+    fifo = fit(dataset(), config(bank="fifo"))
+    monkeypatch.setattr(IndexOrder, "shuffles", False)
+    index = fit(dataset(), config())
     assert torch.equal(index.coefficients, fifo.coefficients)
     assert torch.equal(index.model.bank.features, fifo.model.bank.features)
     assert index.history == fifo.history
-
-
-def test_fifo_is_refused_with_shuffling():
-    with pytest.raises(ValueError, match=r"fifo.*shuffle=False"):
-        config(bank="fifo")
 
 
 @pytest.mark.parametrize("stop", [("pretrain", 5), ("train", 1), ("train", 4), ("train", 6)])
@@ -181,7 +174,7 @@ def test_checkpoint_of_another_run_is_refused_and_says_why(tmp_path):
     fit(dataset(), config(), checkpoint=path)
     with pytest.raises(ValueError, match=r"config\.seed was 0, now 1"):
         fit(dataset(), config(seed=1), checkpoint=path, resume=True)
-    other = replace(dataset(), X=dataset().X[:, :, ::-1].copy())
+    other = replace(dataset(), samples=dataset().X[:, :, ::-1].copy())
     with pytest.raises(ValueError, match=r"another run.*data"):
         fit(other, config(), checkpoint=path, resume=True)
     path.write_bytes(b"not a checkpoint")
@@ -238,7 +231,7 @@ def test_pretraining_keeps_the_best_draw():
 
 def test_pretraining_does_not_depend_on_the_unit_of_pixels():
     data = dataset()
-    unit = replace(data, X=data.X / np.float32(255), pixel_range=(0.0, 1.0))
+    unit = replace(data, samples=data.X / np.float32(255), pixel_range=(0.0, 1.0))
     preset = replace(config().preset, pixel_range=(0.0, 1.0))
     errors = [row["rmse"] for row in pretrain(data, config())[1]]
     again = [row["rmse"] for row in pretrain(unit, config(preset=preset))[1]]
@@ -305,7 +298,7 @@ def test_divergence_is_an_error_not_a_result():
         ({"epochs": 0}, "epochs"),
         ({"n_clusters": 0}, "n_clusters"),
         ({"gradient": "both"}, "gradient.*'both'"),
-        ({"bank": "lifo", "shuffle": False}, "bank.*'lifo'"),
+        ({"bank": "lifo"}, "bank.*'lifo'"),
         ({"dtype": "float16"}, "dtype.*'float16'"),
     ],
 )
