@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from dsc_ext import nn, optim, reference
 from dsc_ext.fused import FusedAdam
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
+
+SelfExpression = SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
 from dsc_ext.ops.info_nce import info_nce
 from dsc_ext.ops.inner_product_self_expression import inner_product_self_expression

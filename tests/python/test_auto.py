@@ -7,7 +7,8 @@ import pytest
 from dsclust.auto import choose, choose_method
 from dsclust.data import Dataset, load
 from dsclust.features import FeatureConfig
-from dsclust.methods import RidgeMethod, SSCMethod
+from dsclust.methods.ridge import RidgeMethod
+from dsclust.methods.ssc import SSCMethod
 
 
 @pytest.fixture
@@ -66,10 +67,10 @@ def test_a_part_of_the_samples_decides(monkeypatch):
     monkeypatch.setattr(auto, "_COMPARED", 60)
     monkeypatch.setattr(auto, "_COMPARED_PER_CLUSTER", 5)
     data = load("digits")
-    part = auto._drawn(data, 60, 3)
+    part = auto._draw(data, 60, 3)
     assert (part.n_samples, part.labels) == (60, None)
-    np.testing.assert_array_equal(part.X, auto._drawn(data, 60, 3).X)
-    assert auto._drawn(data, 5000, 3) is data
+    np.testing.assert_array_equal(part.X, auto._draw(data, 60, 3).X)
+    assert auto._draw(data, 5000, 3) is data
 
 
 def test_the_method_follows_the_size():

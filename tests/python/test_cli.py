@@ -18,7 +18,8 @@ import pytest
 from dsclust.experiments import NAMES
 from dsclust.graph.affinity import AFFINITIES
 from dsclust.graph.clustering import ASSIGN_LABELS
-from dsclust.methods import METHODS, ClosedFormMethod
+from dsclust.methods import METHODS
+from dsclust.parts.method import ClosedFormMethod
 from dsclust.presets import PRESETS
 from typer.testing import CliRunner
 
@@ -103,7 +104,7 @@ def test_default_directory_and_default_preset(monkeypatch, tmp_path):
         seen.update(settings, n_clusters=n_clusters)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("dsclust.pipeline.fit_method", stop)
+    monkeypatch.setattr("dsclust.pipeline.cluster", stop)
     result = run("fit", "--data", "digits", "--method", "bdsc")
     assert result.exit_code == 2
     assert flat(result.stderr).endswith("error: far enough")

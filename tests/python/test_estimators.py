@@ -1,5 +1,6 @@
 """The estimator: scikit-learn's own checks, images and presets, repeatability, memory and errors."""
 
+import dsclust.memory as memory
 import dsclust.pipeline as pipeline
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from dsclust import (
     SparseSubspaceClustering,
 )
 from dsclust.data import load
-from dsclust.methods import BDSCMethod, DSCNetMethod
+from dsclust.memory import Sizes, required_bytes
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.methods.dscnet import DSCNetMethod
 from dsclust.metrics import clustering_accuracy
 from dsclust.parts.vote import CoefficientVote
-from dsclust.pipeline import fit_method, required_bytes
+from dsclust.pipeline import cluster
 from dsclust.presets import PRESETS, get_preset
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -110,9 +113,10 @@ def test_images_by_dimensions_by_shape_and_by_preset_are_one(digits):
 
 def test_the_estimator_runs_what_the_command_line_runs(digits):
     model = BDSC(4, preset="digits", pixel_range=(0, 16), batch_size=20, **QUICK).fit(digits)
-    result = fit_method(
+    result = cluster(
         load(digits, pixel_range=(0, 16)),
         4,
+        "bdsc",
         preset="digits",
         batch_size=20,
         epochs=3,
@@ -126,10 +130,10 @@ def test_the_estimator_runs_what_the_command_line_runs(digits):
 def test_settings_left_open_are_the_presets(digits):
     data = load(digits, pixel_range=(0, 16))
     preset = get_preset("digits", 4)
-    result = fit_method(data, 4, preset=preset, epochs=1, pretrain_steps=5, power=2.0, lr=5e-4)
-    assert result.label_config.power == 2.0
-    assert result.label_config.affinity == preset.affinity
-    assert result.label_config.threshold == preset.threshold
+    result = cluster(data, 4, "bdsc", preset=preset, epochs=1, pretrain_steps=5, power=2.0, lr=5e-4)
+    assert result.label_config.graph.power == 2.0
+    assert result.label_config.graph.affinity == preset.graph.affinity
+    assert result.label_config.graph.threshold == preset.graph.threshold
     assert result.train_config.preset.lr == 5e-4
     assert result.train_config.preset.channels == preset.channels
     assert result.train_config.pretraining.max_steps == 5
@@ -161,7 +165,7 @@ def test_verbose_prints_progress(digits, capsys):
         ({"n_clusters": 2.5}, TypeError, "n_clusters: expected an integer, got 2.5"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
         ({"epochs": -1}, ValueError, "epochs: expected at least 1, got -1"),
-        ({"lr": 0.0}, ValueError, "lr: expected a number > 0, got 0.0"),
+        ({"lr": 0.0}, ValueError, "lr: expected a finite number > 0, got 0.0"),
         ({"affinity": "rbf"}, ValueError, "affinity: expected one of post, plain, sparse, neighbors, got 'rbf'"),
         ({"assign_labels": "x"}, ValueError, "assign_labels: expected one of kmeans, "),
         ({"gradient": "x"}, ValueError, "gradient: expected one of splice, detach, "),
@@ -184,41 +188,43 @@ def test_every_preset_names_are_accepted_by_the_estimator(name):
 
 
 def test_what_cannot_fit_is_refused_before_any_work(digits, monkeypatch):
-    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda place: 1000)
     monkeypatch.setattr(pipeline, "fit", lambda *a, **k: pytest.fail("training was started"))
     with pytest.raises(MemoryError, match=r"60 samples need about .* Alternatives: "):
         BDSC(4, **QUICK).fit(digits)
 
 
 def test_required_bytes_follow_the_formula():
-    n = 20_000
-    assert required_bytes(n, 100) == required_bytes(n, None) == 32 * n**2
-    assert required_bytes(n, None, affinity="plain") == 28 * n**2
-    assert required_bytes(n, None, affinity="plain", itemsize=8) == 32 * n**2
-    assert required_bytes(n, 100, affinity="sparse") == 12 * n**2 + 4 * 100 * n
-    assert required_bytes(4000, None) == 60 * 4000**2
-    for method in (BDSCMethod(), DSCNetMethod()):
-        assert method.training_words(n, n) == 3 * n**2
-    assert BDSCMethod().training_words(n, 100) == 3 * n**2 + 100 * n
-    assert BDSCMethod(consistency="exact").training_words(n, 100) == 3 * n**2
+    n, bdsc = 20_000, BDSCMethod()
+    assert required_bytes(Sizes(n, 100, bdsc, "post")) == required_bytes(Sizes(n, None, bdsc, "post")) == 32 * n**2
+    assert required_bytes(Sizes(n, None, bdsc, "plain")) == 28 * n**2
+    assert required_bytes(Sizes(n, None, bdsc, "plain", itemsize=8)) == 32 * n**2
+    assert required_bytes(Sizes(n, 100, bdsc, "sparse")) == 12 * n**2
+    assert required_bytes(Sizes(4000, None, bdsc, "post")) == 60 * 4000**2
+    for method in (bdsc, DSCNetMethod(), BDSCMethod(consistency="exact")):
+        assert method.training_words(n, n) == method.training_words(n, 100) == 3 * n**2
 
 
 def test_a_refusal_names_what_would_fit(monkeypatch):
     n = 50_000
     data = load(np.lib.stride_tricks.as_strided(np.zeros(4, dtype=np.float32), (n, 4), (0, 4)))
-    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 8 * 2**30)
+    monkeypatch.setattr(memory, "available_bytes", lambda place: 8 * 2**30)
     with pytest.raises(MemoryError) as refused:
-        fit_method(data, 10, affinity="post")
+        cluster(data, 10, "bdsc", affinity="post")
     text = str(refused.value)
     assert "50000 samples need about 74.5 GiB of host memory" in text  # 32 N²
     assert "8.0 GiB are free" in text
     assert "affinity 'plain' (65.2 GiB)" in text
     assert "method ridge (" in text
+
+    def bytes_of(n: int) -> int:
+        return required_bytes(Sizes(n, None, BDSCMethod(), "post"))
+
     fitting = int(text.split("fit up to ")[1].split()[0])
-    assert required_bytes(fitting, None) <= 8 * 2**30 < required_bytes(int(fitting * 1.02), None)
-    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 100)
+    assert bytes_of(fitting) <= 8 * 2**30 < bytes_of(int(fitting * 1.02))
+    monkeypatch.setattr(memory, "available_bytes", lambda place: 100)
     with pytest.raises(MemoryError, match="Alternatives: method ridge") as refused:
-        fit_method(data, 10)
+        cluster(data, 10, "bdsc")
     assert "fit up to" not in str(refused.value)
 
 
@@ -255,7 +261,7 @@ def test_the_vote_of_coefficients_is_ridge_against_the_fitted_rows():
     for n, h in ((30, 7), (7, 30)):
         latent = torch.randn(n, h, generator=rng, dtype=torch.float64)
         labels = torch.arange(n) % 3
-        vote = CoefficientVote.fitted(latent, labels, 3)
+        vote = CoefficientVote.fit(latent, labels, 3)
         new = torch.randn(4, h, generator=rng, dtype=torch.float64)
         unit = latent / latent.norm(dim=1, keepdim=True)
         Z = unit - unit.mean(0)

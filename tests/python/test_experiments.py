@@ -16,7 +16,9 @@ from dsclust.experiments.records import read_records
 from dsclust.experiments.results import section, spread, write_page
 from dsclust.experiments.runner import run_experiment
 from dsclust.features import FeatureConfig
-from dsclust.methods import BDSCMethod, RidgeMethod, SSCNMethod
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.methods.ridge import RidgeMethod
+from dsclust.methods.sscn import SSCNMethod
 
 DATA = Data("patterns", "patterns.npz", 3, (0.0, 1.0), part="train", held_out="test")
 QUICK = {"epochs": 2}

@@ -11,18 +11,18 @@ import types
 import dsclust.cli as cli
 import dsclust.features.cache as kept
 import dsclust.features.map as features
-import dsclust.pipeline as pipeline
+import dsclust.memory as memory
 import numpy as np
 import pytest
 import scipy.special
 import torch
-from dsclust import BDSC, FeatureConfig, Predictor, fit_features, fit_method
+from dsclust import BDSC, FeatureConfig, Predictor, cluster, fit_features
 from dsclust.data import Dataset, load
 from dsclust.features.backbones import MissingExtraError
 from dsclust.features.map import FeatureMap
 from dsclust.features.scattering import scattering_size
 from dsclust.files import write_tensors
-from dsclust.methods import SSCNMethod
+from dsclust.methods.sscn import SSCNMethod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -417,9 +417,9 @@ def test_default_cache(monkeypatch, tmp_path):
 
 def test_a_run_on_features_is_a_run_on_their_rows(digits, tmp_path):
     config = FeatureConfig(pca=10, unit=True)
-    found = fit_method(digits, 4, features=config, **QUICK)
+    found = cluster(digits, 4, "bdsc", features=config, **QUICK)
     rows, _ = fit_features(digits, config)
-    direct = fit_method(rows, 4, **QUICK)
+    direct = cluster(rows, 4, "bdsc", **QUICK)
     np.testing.assert_array_equal(found.coefficients, direct.coefficients)
     np.testing.assert_array_equal(found.labels, direct.labels)
     np.testing.assert_array_equal(found.data.X, rows.X)
@@ -436,7 +436,7 @@ def test_a_run_on_features_is_a_run_on_their_rows(digits, tmp_path):
 
 
 def test_a_saved_model_holds_the_network(fake_timm, digits, tmp_path):
-    found = fit_method(digits, 4, SSCNMethod(), features=FeatureConfig("timm:net", pca=8), **QUICK)
+    found = cluster(digits, 4, SSCNMethod(), features=FeatureConfig("timm:net", pca=8), **QUICK)
     np.testing.assert_array_equal(found.predictor.predict(digits.X), found.labels)
     found.predictor.save(tmp_path / "model.safetensors")
     again = Predictor.load(tmp_path / "model.safetensors")
@@ -444,7 +444,7 @@ def test_a_saved_model_holds_the_network(fake_timm, digits, tmp_path):
 
 
 def test_a_model_without_its_package_says_so(fake_timm, digits, tmp_path, monkeypatch):
-    found = fit_method(digits, 4, features="timm:net", **QUICK)
+    found = cluster(digits, 4, "bdsc", features="timm:net", **QUICK)
     found.predictor.save(tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match="timm"):
@@ -515,12 +515,12 @@ def test_on_the_command_line(fake_timm, no_kymatio, digits, tmp_path, monkeypatc
 def test_what_does_not_go_together_is_refused_before_the_work(digits, monkeypatch):
     monkeypatch.setattr(FeatureMap, "fit", lambda *_, **__: pytest.fail("features were computed"))
     with pytest.raises(ValueError, match="preset: 'digits' has a network for images, but features 'raw' are rows"):
-        fit_method(digits, 4, features=FeatureConfig(pca=5), preset="digits")
+        cluster(digits, 4, "bdsc", features=FeatureConfig(pca=5), preset="digits")
     with pytest.raises(ValueError, match="pca: expected at most 64"):
-        fit_method(digits, 4, features=FeatureConfig(pca=100))
-    monkeypatch.setattr(pipeline, "_available_bytes", lambda: 10**5)
+        cluster(digits, 4, "bdsc", features=FeatureConfig(pca=100))
+    monkeypatch.setattr(memory, "available_bytes", lambda place: 10**5)
     with pytest.raises(MemoryError, match="features 'raw': 300 rows of 5 out of 64 numbers need about"):
-        fit_method(digits, 4, features=FeatureConfig(pca=5))
+        cluster(digits, 4, "bdsc", features=FeatureConfig(pca=5))
 
 
 def test_predicted_memory_grows_with_the_rows_that_are_kept():

@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dsclust.auto import choose
-from dsclust.data import Dataset
+from dsclust.auto import AUTO
 from dsclust.estimators.base import SubspaceClusterer
-from dsclust.features.cache import default_cache
-from dsclust.features.map import as_config
-from dsclust.pipeline import FitResult, fit_method
-from dsclust.training.trainer import Callback
+from dsclust.pipeline import FitResult
 
 
 @dataclass(eq=False, repr=False)
@@ -55,17 +51,9 @@ class AutoSubspaceClustering(SubspaceClusterer):
     def _method_settings(self) -> dict[str, Any]:
         return {}
 
-    def _fitted(self, data: Dataset, seed: int, callback: Callback | None) -> FitResult:
-        self.choice_ = choose(
-            data,
-            self.n_clusters,
-            features=None if self.features is None else as_config(self.features),
-            seed=seed,
-            device=self.device or "cpu",
-            cache=default_cache(),
-            callback=callback,
-        )
-        settings = {**self._settings(), "features": self.choice_.features}
-        return fit_method(
-            data, method=self.choice_.method, feature_cache=default_cache(), seed=seed, callback=callback, **settings
-        )
+    def _method(self) -> str:
+        return AUTO
+
+    def _keep(self, result: FitResult) -> None:
+        super()._keep(result)
+        self.choice_ = result.choice

@@ -15,10 +15,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from dsclust.data import Dataset, load
 from dsclust.features import FeatureConfig
 from dsclust.features.cache import default_cache
-from dsclust.methods import Method
-from dsclust.pipeline import FitResult, fit_method
-from dsclust.presets import Affinity, AssignLabels, Preset, get_preset
-from dsclust.training.trainer import Callback, Progress
+from dsclust.names import Affinity, AssignLabels
+from dsclust.parts.method import Method
+from dsclust.pipeline import FitResult, cluster
+from dsclust.presets import Preset, get_preset
+from dsclust.progress import Callback, Progress
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -30,8 +31,8 @@ Array = npt.NDArray[Any]
 @dataclass(eq=False, repr=False)
 class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
     """An estimator is its parameters and the class of its method: fields named as a setting of the method are that
-    setting, the others go to `fit_method`. The constructor that a dataclass gets is what scikit-learn asks for: every
-    parameter by name, kept as it came.
+    setting, the others go to :func:`dsclust.pipeline.cluster`. The constructor that a dataclass gets is what
+    scikit-learn asks for: every parameter by name, kept as it came.
     """
 
     method_class: ClassVar[type[Method]]
@@ -52,11 +53,11 @@ class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
     def _method_settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self.method_class)}
 
-    def _method(self) -> Method:
+    def _method(self) -> Method | str:
         return self.method_class(**self._method_settings())
 
     def _settings(self) -> dict[str, Any]:
-        """The parameters that `fit_method` takes by their own names."""
+        """Return the parameters that `cluster` takes by their own names."""
         own = {"image_shape", "pixel_range", "random_state", "verbose", *self._method_settings()}
         return {name: value for name, value in self.get_params(deep=False).items() if name not in own}
 
@@ -79,27 +80,30 @@ class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
         return load(samples, image_shape=image_shape, pixel_range=self.pixel_range)
 
     def _image_shape(self) -> tuple[int, int] | tuple[int, int, int] | None:
-        """The shape that rows of features are read as, if they are images."""
+        """Return the shape that rows of features are read as, if they are images."""
         return self.image_shape
 
     def fit(self, X: npt.ArrayLike, y: object = None) -> Self:
         """Cluster X: (n, features) or images (n, h, w), (n, c, h, w), (n, h, w, c). y is ignored.
 
         Raises ValueError or TypeError naming the setting or what is wrong with X, MemoryError where
-        the N² arrays cannot fit, `dsclust.training.trainer.DivergedError` where the loss stops being finite.
+        the N² arrays cannot fit, `dsclust.training.interrupt.DivergedError` where the loss stops being finite.
         """
         data = self._dataset(X, reset=True)
         if isinstance(self.random_state, numbers.Integral):
             seed = int(self.random_state)
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._keep(self._fitted(data, seed, _print_progress(type(self).__name__, self.verbose)))
-        return self
-
-    def _fitted(self, data: Dataset, seed: int, callback: Callback | None) -> FitResult:
-        return fit_method(
-            data, method=self._method(), feature_cache=default_cache(), seed=seed, callback=callback, **self._settings()
+        result = cluster(
+            data,
+            method=self._method(),
+            feature_cache=default_cache(),
+            seed=seed,
+            callback=_print_progress(type(self).__name__, self.verbose),
+            **self._settings(),
         )
+        self._keep(result)
+        return self
 
     def _keep(self, result: FitResult) -> None:
         self.labels_ = result.labels
@@ -112,8 +116,8 @@ class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
         self.n_iter_ = len(result.training.history)
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Labels (n,) int64 of new samples, shaped as those of :meth:`fit`: one pass of the encoder, then the method's
-        classifier or, where it has none, the vote of their coefficients on the fitted samples.
+        """Return labels (n,) int64 of new samples, shaped as those of :meth:`fit`: one pass of the encoder, then the
+        method's classifier or, where it has none, the vote of their coefficients on the fitted samples.
 
         Raises ValueError for samples of another shape, NotFittedError before :meth:`fit`.
         """
@@ -121,7 +125,7 @@ class SubspaceClusterer(TransformerMixin, ClusterMixin, BaseEstimator):
         return self.predictor_.predict(self._dataset(X, reset=False).X)
 
     def transform(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Latent rows (n, h) float32 of samples; raises as :meth:`predict`."""
+        """Return latent rows (n, h) float32 of samples; raises as :meth:`predict`."""
         check_is_fitted(self)
         return self.predictor_.transform(self._dataset(X, reset=False).X)
 
@@ -165,6 +169,9 @@ def _print_progress(owner: str, verbose: int) -> Callback | None:
     shown: dict[str, int] = {}
 
     def show(progress: Progress) -> None:
+        if progress.note:
+            print(f"[{owner}] {progress.note}")
+            return
         part = 10 * int(verbose) * progress.epoch // progress.epochs
         if part != shown.get(progress.phase, 0):
             shown[progress.phase] = part

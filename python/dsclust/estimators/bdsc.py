@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from dsclust.estimators.base import AutoencoderClustering
-from dsclust.methods import BDSCMethod, Method
-from dsclust.methods.bdsc import Consistency, Gradient, Penalty
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.names import Gradient
+from dsclust.parts.consistency import Consistency
+from dsclust.parts.method import Method
+from dsclust.parts.order import BankOrder
+from dsclust.parts.penalty import Penalty
 
 
 @dataclass(eq=False, repr=False)
@@ -44,19 +48,17 @@ class BDSC(AutoencoderClustering):
         autoencoder loss added.
     bank : {"index", "fifo"}, default="index"
         How latent rows enter the bank. "fifo" visits the samples in a fixed order.
-    consistency : {"lr", "momentum", "ema", "refresh", "fresh", "exact", "none"}, default="lr"
+    consistency : {"lr", "momentum", "ema", "refresh", "fresh", "exact", "none"} or Consistency, default="lr"
         What keeps the bank in step with the encoder, where k batches make an epoch. "lr": the
         networks get lr / k. The others leave them lr: "momentum" writes the bank by an encoder that
         follows the trained one, with momentum 1 - 1/k; "ema" mixes a row with its old self;
-        "refresh" encodes all samples anew every `refresh_every` epochs, "fresh" before every step;
+        "refresh" encodes all samples anew before every epoch, "fresh" before every step;
         "none" does nothing. "exact" uses no bank: one step an epoch with the gradient of the full
-        batch, for which the networks see `batch_size` samples at a time, twice.
-    refresh_every : int, default=1
-        Epochs from one encoding of the bank to the next, under "refresh".
+        batch, for which the networks see `batch_size` samples at a time, twice. Settings of a rule follow its name,
+        "refresh:every=2" or "ema:momentum=0.3" (the share of an old row that stays); or pass an object of
+        :mod:`dsclust.parts.consistency`, where a rule of your own can stand.
     network_rate : float, default=1.0
         The networks' learning rate at full batch as a multiple of C's.
-    bank_momentum : float, default=0.5
-        Share of an old row that stays, under "ema".
     penalty : {"l2", "l1"}, default="l2"
         Of the coefficients; "l1" needs zero_diagonal.
     epochs : int, optional
@@ -126,10 +128,8 @@ class BDSC(AutoencoderClustering):
 
     _: KW_ONLY
     gradient: Gradient = "splice"
-    bank: Literal["index", "fifo"] = "index"
-    consistency: Consistency = "lr"
-    refresh_every: int = 1
-    bank_momentum: float = 0.5
+    bank: str | BankOrder = "index"
+    consistency: str | Consistency = "lr"
     network_rate: float = 1.0
-    penalty: Penalty = "l2"
+    penalty: str | Penalty = "l2"
     zero_diagonal: bool = False

@@ -7,8 +7,9 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from dsclust.estimators.base import DeepSubspaceClustering
-from dsclust.methods import CLBDSCMethod, Method
-from dsclust.methods.clbdsc import Anchor
+from dsclust.methods.clbdsc import CLBDSCMethod
+from dsclust.names import Anchor
+from dsclust.parts.method import Method
 
 
 @dataclass(eq=False, repr=False)

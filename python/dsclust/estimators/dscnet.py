@@ -6,8 +6,9 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from dsclust.estimators.base import AutoencoderClustering
-from dsclust.methods import DSCNetMethod, Method
-from dsclust.methods.bdsc import Penalty
+from dsclust.methods.dscnet import DSCNetMethod
+from dsclust.parts.method import Method
+from dsclust.parts.penalty import Penalty
 
 
 @dataclass(eq=False, repr=False)
@@ -61,4 +62,4 @@ class DSCNet(AutoencoderClustering):
     method_class: ClassVar[type[Method]] = DSCNetMethod
 
     _: KW_ONLY
-    penalty: Penalty = "l2"
+    penalty: str | Penalty = "l2"

@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from dsclust.estimators.base import AutoencoderClustering
-from dsclust.methods import EnergyMethod, Method
+from dsclust.methods.energy import EnergyMethod
+from dsclust.parts.method import Method
 
 
 @dataclass(eq=False, repr=False)

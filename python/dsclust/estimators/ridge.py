@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from dsclust.estimators.base import SubspaceClusterer
-from dsclust.methods import Method, RidgeMethod
+from dsclust.methods.ridge import RidgeMethod
+from dsclust.parts.method import Method
 
 
 @dataclass(eq=False, repr=False)

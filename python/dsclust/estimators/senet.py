@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from dsclust.estimators.base import DeepSubspaceClustering
-from dsclust.methods import Method, SENetMethod
+from dsclust.methods.senet import SENetMethod
+from dsclust.parts.method import Method
 
 
 @dataclass(eq=False, repr=False)

@@ -6,8 +6,9 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from dsclust.estimators.base import SubspaceClusterer
-from dsclust.methods import Method, SSCMethod
-from dsclust.methods.ssc import Solver
+from dsclust.methods.ssc import SSCMethod
+from dsclust.names import Solver
+from dsclust.parts.method import Method
 
 
 @dataclass(eq=False, repr=False)

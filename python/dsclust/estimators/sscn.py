@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dsclust.estimators.base import AutoencoderClustering
-from dsclust.methods import Method, SSCNMethod
+from dsclust.methods.sscn import SSCNMethod
+from dsclust.parts.method import Method
 from dsclust.pipeline import FitResult
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dsclust.experiments.experiment import ORL_LARGE, Arm, Experiment, Published
 from dsclust.experiments.figures import bars
 from dsclust.features import FeatureConfig
-from dsclust.methods import CLBDSCMethod
+from dsclust.methods.clbdsc import CLBDSCMethod
 
 BACKBONE = "efficientnet-lite0"
 SOURCE = "arXiv 2507.19917, table 3"

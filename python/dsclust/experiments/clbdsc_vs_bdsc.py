@@ -3,7 +3,9 @@
 from dsclust.experiments.experiment import COIL100, COIL100_RGB, Arm, Data, Experiment, Published
 from dsclust.experiments.figures import bars
 from dsclust.features import FeatureConfig
-from dsclust.methods import BDSCMethod, CLBDSCMethod, RidgeMethod
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.methods.clbdsc import CLBDSCMethod
+from dsclust.methods.ridge import RidgeMethod
 
 SOURCE = "arXiv 2507.19917, table 3"
 BATCHES = 4

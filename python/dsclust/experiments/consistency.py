@@ -2,8 +2,8 @@
 
 from dsclust.experiments.experiment import ORL, Arm, Experiment
 from dsclust.experiments.figures import bars
-from dsclust.methods import BDSCMethod
-from dsclust.methods.bdsc import CONSISTENCIES
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.parts.consistency import CONSISTENCIES
 
 WORDS = {
     "lr": "rate by 1 / k",

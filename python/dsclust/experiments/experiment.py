@@ -12,7 +12,7 @@ import numpy as np
 from dsclust.baselines import Baseline
 from dsclust.data import Dataset, load
 from dsclust.features import FeatureConfig
-from dsclust.methods import Method
+from dsclust.parts.method import Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,11 @@ from dsclust.experiments.experiment import COIL20, COIL100, COIL100_RGB, ORL, OR
 from dsclust.experiments.experiment import MNIST as MNIST_SPLIT
 from dsclust.experiments.figures import bars
 from dsclust.features import FeatureConfig
-from dsclust.methods import BDSCMethod, CLBDSCMethod, EnergyMethod, RidgeMethod, SENetMethod
+from dsclust.methods.bdsc import BDSCMethod
+from dsclust.methods.clbdsc import CLBDSCMethod
+from dsclust.methods.energy import EnergyMethod
+from dsclust.methods.ridge import RidgeMethod
+from dsclust.methods.senet import SENetMethod
 
 LITE0 = FeatureConfig("efficientnet-lite0")
 SCATTERING = FeatureConfig("scattering", pca=500)

@@ -2,7 +2,7 @@
 
 from dsclust.experiments.experiment import ORL, Arm, Experiment
 from dsclust.experiments.figures import heat_map
-from dsclust.methods import BDSCMethod
+from dsclust.methods.bdsc import BDSCMethod
 
 EXPERIMENT = Experiment(
     name="figure4",

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from dsclust.auto import choose
+from dsclust.auto import AUTO
 from dsclust.baselines import BASELINES, Baseline, run_baselines
 from dsclust.data import Dataset
 from dsclust.experiments.experiment import Arm, Data, Experiment
@@ -27,13 +27,16 @@ from dsclust.experiments.records import Record, read_records, write_records
 from dsclust.features import FeatureConfig, fit_features
 from dsclust.features.cache import default_cache
 from dsclust.files import write_json
-from dsclust.methods import AutoencoderMethod, RidgeMethod
+from dsclust.methods.ridge import RidgeMethod
 from dsclust.metrics import evaluate
+from dsclust.parts.method import AutoencoderMethod
 from dsclust.parts.networks import Autoencoder
-from dsclust.pipeline import chosen_preset, fit_method
+from dsclust.pipeline import cluster
+from dsclust.presets import choose_preset
 from dsclust.processes import each_in_its_process
 from dsclust.report import versions
-from dsclust.training.trainer import TrainConfig, pretrain
+from dsclust.training.config import TrainConfig
+from dsclust.training.pretraining import pretrain
 
 
 def run_experiment(
@@ -140,16 +143,16 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     if isinstance(arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
         autoencoder, record["pretraining"] = _pretrained(arm, data, n_clusters, run.seed, cache)
     start, processed = time.perf_counter(), time.process_time()
-    method, features = arm.method, run.data.features
-    if method is None:
-        choice = choose(data, n_clusters, seed=run.seed, cache=default_cache())
-        method, features = choice.method, choice.features
-        record["chosen"] = {"method": method.name, "features": features.kind, "cuts": choice.cuts}
-    batch_size = method.batch_size if arm.batches is None else -(-data.n_samples // arm.batches)
-    result = fit_method(
+    features: FeatureConfig | None = run.data.features
+    batch_size = None
+    if arm.method is None:
+        features = None  # left to the choice
+    elif "batch_size" in arm.method.training_options:
+        batch_size = arm.method.batch_size if arm.batches is None else -(-data.n_samples // arm.batches)
+    result = cluster(
         data,
         n_clusters,
-        method,
+        arm.method or AUTO,
         features=features,
         feature_cache=default_cache(),
         batch_size=batch_size,
@@ -158,6 +161,9 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
         autoencoder=autoencoder,
         **arm.options,
     )
+    if arm.method is None:
+        choice = result.choice
+        record["chosen"] = {"method": choice.method.name, "features": choice.features.kind, "cuts": choice.cuts}
     record["seconds"] = round(time.perf_counter() - start, 2)
     record["cpu_seconds"] = round(time.process_time() - processed, 2)
     record["peak_bytes"] = _peak_bytes()
@@ -197,7 +203,7 @@ def _peak_bytes() -> int:
 
 def _pretrained(arm: Arm, data: Dataset, n_clusters: int, seed: int, cache: Path) -> tuple[Autoencoder, Record]:
     """The autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
-    preset = chosen_preset(arm.options.get("preset"), tuple(data.X.shape[1:]), data.n_samples, n_clusters)
+    preset = choose_preset(arm.options.get("preset"), tuple(data.X.shape[1:]), data.n_samples, n_clusters)
     path = cache / f"{data.name}-{preset.name}-{seed}.safetensors"
     note = path.with_suffix(".json")
     start = time.perf_counter()

@@ -11,7 +11,8 @@ from dsclust.experiments.experiment import MNIST, MNIST_ALL, Arm, Experiment, Pu
 from dsclust.experiments.figures import bars
 from dsclust.features import FeatureConfig
 from dsclust.features.backbones import MissingExtraError
-from dsclust.methods import RidgeMethod, SSCMethod
+from dsclust.methods.ridge import RidgeMethod
+from dsclust.methods.ssc import SSCMethod
 
 SCATTERING = FeatureConfig("scattering", pca=500)
 ALL = MNIST_ALL.as_features("scattering", SCATTERING)

@@ -2,7 +2,7 @@
 
 from dsclust.experiments.experiment import MNIST, Arm, Experiment, Published
 from dsclust.experiments.figures import bars
-from dsclust.methods import SSCNMethod
+from dsclust.methods.sscn import SSCNMethod
 
 POSTER = "Busch et al., NeurIPS workshop 2020, poster and github.com/buschju/sscn"
 

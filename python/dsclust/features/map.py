@@ -29,7 +29,8 @@ from dsclust.data import Dataset
 from dsclust.features.backbones import build_backbone, parse_size
 from dsclust.features.cache import key, recalled, usable
 from dsclust.features.scattering import Scattering
-from dsclust.training.trainer import Callback, Progress
+from dsclust.progress import Callback, Progress
+from dsclust.samples import ArraySamples
 
 # Samples at a time, when fitting and after: products of as many rows give the same bits.
 _CHUNK = 128
@@ -327,7 +328,7 @@ def fitted(
         for each, tensor in learned.items():
             tensor.copy_(found[each])
         rows = found["rows"]
-    return Dataset(rows.numpy(), data.labels, data.name, None, data.files)
+    return Dataset(ArraySamples(rows.numpy()), data.labels, data.name, None, data.files)
 
 
 def _learned(features: FeatureMap) -> dict[str, Tensor]:

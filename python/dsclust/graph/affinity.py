@@ -30,7 +30,7 @@ NEIGHBORS = 3
 # Scores of rows with all rows that exist at a time.
 BLOCK_ENTRIES = 2**22
 # DSC-Net's decomposition runs in float64 up to this size; the full spectrum costs ~9 N³ operations and 4 N² words.
-_POST_FLOAT64_LIMIT = 4096
+POST_FLOAT64_LIMIT = 4096
 _ONE_THREAD_LIMIT = 2048
 
 Array = npt.NDArray[Any]
@@ -319,7 +319,7 @@ def post_affinity(
         raise ValueError(f"{owner}: power must be a finite number > 0, got {power!r}")
 
     kept = dsc_ext.threshold_coefficients(C, float(threshold))
-    S = kept.to(torch.float64 if n <= _POST_FLOAT64_LIMIT else torch.float32)
+    S = kept.to(torch.float64 if n <= POST_FLOAT64_LIMIT else torch.float32)
     S = (S + S.T).div_(2)
     del kept  # N² words are worth a line
     if unit_diagonal:

@@ -19,7 +19,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from dsclust.graph.affinity import Array, Graph, blas_threads, check_count
 
 # A connected component up to this size is solved by LAPACK: beyond doubt, and quicker than Lanczos on a dense matrix.
-_DENSE_LIMIT = 8192
+DENSE_LIMIT = 8192
 # A sparse one beyond this size goes to Lanczos first, where a product costs far less than N².
 _SPARSE_DENSE_LIMIT = 2048
 _SPARSE_DENSITY = 0.1
@@ -68,7 +68,7 @@ def checked_graph(affinity: Any, owner: str) -> Graph:
         skew = float(abs(W - W.T).max()) if W.nnz else 0.0
         W.setdiag(0.0)
         W.eliminate_zeros()
-        if W.nnz > _SPARSE_DENSITY * W.shape[0] ** 2 and W.shape[0] <= _DENSE_LIMIT:
+        if W.nnz > _SPARSE_DENSITY * W.shape[0] ** 2 and W.shape[0] <= DENSE_LIMIT:
             W = W.toarray()
     else:
         step = max(1, 2**22 // W.shape[0])
@@ -207,13 +207,13 @@ def _component_top(W: Graph, k: int) -> tuple[Array, Array]:
         assert failed is not None
         raise failed
 
-    if n <= (_SPARSE_DENSE_LIMIT if sparse else _DENSE_LIMIT) or k > n // 3:
+    if n <= (_SPARSE_DENSE_LIMIT if sparse else DENSE_LIMIT) or k > n // 3:
         values, vectors = _lapack_top(normalized, k)
     else:
         try:
             values, vectors = lanczos()
         except ArpackError as error:
-            if n > _DENSE_LIMIT:
+            if n > DENSE_LIMIT:
                 raise RuntimeError(
                     f"spectral_embedding: ARPACK failed on a component of {n} samples, too many for a dense "
                     f"decomposition ({error}); ask for fewer eigenvectors or a graph with a clearer gap"
