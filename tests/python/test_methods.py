@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from dsclust import Predictor, cluster, load
+from dsclust.estimators import estimator_for
 from dsclust.methods import METHODS, register_method
 from dsclust.names import method_names
 from dsclust.parts.closed_form import CenteredForm, CenteredRows
 from dsclust.parts.method import AutoencoderMethod, ClosedFormMethod
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
@@ -63,6 +65,9 @@ def test_a_new_method_is_on_every_face_by_itself(toy, tmp_path):
     by_name, by_settings = cluster(data, 10, "toy", affinity="sparse"), cluster(data, 10, toy(power=5))
     assert by_name.choice.method == toy() and by_settings.choice.method == toy(power=5)
     assert len(np.unique(by_name.labels)) == 10
+    model = estimator_for(toy)(10, power=5, affinity="plain", random_state=0)
+    assert clone(model).get_params() == model.get_params()
+    assert model.fit(data.X).predictor_.method == toy(power=5)
     out = tmp_path / "run"
     arguments = ["fit", "--data", "digits", "--method", "toy", "--set", "power=2", "--no-baselines", "--out", str(out)]
     ran = CliRunner().invoke(cli.app, arguments)
@@ -90,7 +95,7 @@ def test_an_option_of_training_is_refused_by_methods_without_it(option):
         if method in having:
             continue
         with pytest.raises(
-            ValueError, match=rf": {option}: expected none, .*methods that have it: {', '.join(having)}$"
+            ValueError, match=rf": {option}: expected none, .*it: {", ".join(having)}$"
         ):
             cluster(data, 4, method, **{option: value})
     for name, kind in METHODS.items():
@@ -106,7 +111,7 @@ def test_a_setting_of_the_post_processing_is_refused_by_other_graphs(option):
 
 
 def test_an_unknown_method_is_refused_by_name():
-    with pytest.raises(ValueError, match="cluster: method: expected one of auto, .*ridge.*, got 'kmeans'"):
+    with pytest.raises(ValueError, match=r"cluster: method: expected one of auto, .*ridge.*, got 'kmeans'"):
         cluster(load("digits"), 10, "kmeans")
 
 

@@ -1,6 +1,7 @@
-"""The methods as scikit-learn estimators, one a module."""
+"""The methods as scikit-learn estimators, one a module; `estimator_for` makes that of any other method."""
 
 from dsclust.estimators.auto import AutoSubspaceClustering
+from dsclust.estimators.base import estimator_for
 from dsclust.estimators.bdsc import BDSC
 from dsclust.estimators.clbdsc import CLBDSC
 from dsclust.estimators.dscnet import DSCNet
@@ -20,4 +21,5 @@ __all__ = [
     "RidgeSubspaceClustering",
     "SENet",
     "SparseSubspaceClustering",
+    "estimator_for",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from dsclust.data import Dataset, load
 from dsclust.features import FeatureConfig
 from dsclust.features.cache import default_cache
 from dsclust.names import Affinity, AssignLabels
-from dsclust.parts.method import Method
+from dsclust.parts.method import AutoencoderMethod, Method
 from dsclust.pipeline import FitResult, cluster
 from dsclust.presets import Preset, get_preset
 from dsclust.progress import Callback, Progress
@@ -179,3 +179,25 @@ def _print_progress(owner: str, verbose: int) -> Callback | None:
             print(f"[{owner}] {progress.phase} {progress.epoch}/{progress.epochs}  {figures}")
 
     return show
+
+
+def estimator_for(method: type[Method]) -> type[SubspaceClusterer]:
+    """Return an estimator of any method: its settings, and the options of training that it has, are parameters.
+
+    The methods of this package have one of their own, with documentation; this is for those registered elsewhere.
+    """
+    if issubclass(method, AutoencoderMethod):
+        base: type[SubspaceClusterer] = AutoencoderClustering
+    else:
+        base = DeepSubspaceClustering if method.training_options else SubspaceClusterer
+    own: list[Any] = [("_", KW_ONLY), *((f.name, f.type, field(default=f.default)) for f in fields(method))]
+    namespace = {"method_class": method, "__doc__": f"{method.title}: {method.summary}."}
+    made: type[SubspaceClusterer] = make_dataclass(
+        f"{method.__name__.removesuffix('Method')}Clustering",
+        own,
+        bases=(base,),
+        namespace=namespace,
+        eq=False,
+        repr=False,
+    )
+    return made
