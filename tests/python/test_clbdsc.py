@@ -237,7 +237,7 @@ def test_a_frozen_backbone_stays_and_a_tuned_one_moves(tiny_backbone, digits):
 
 def test_features_of_views_are_reported_and_a_stop_ends_them(tiny_backbone, digits):
     data, seen = load(digits[:60], pixel_range=(0, 16)), []
-    result = cluster(data, 4, CLBDSCMethod(views=2), batch_size=40, epochs=1, callback=seen.append)
+    cluster(data, 4, CLBDSCMethod(views=2), batch_size=40, epochs=1, callback=seen.append)
     progress = [(p.epoch, p.epochs) for p in seen if p.phase == "views"]
     assert progress == [(40, 180), (60, 180), (120, 180), (180, 180)]
 

@@ -91,12 +91,11 @@ def test_an_option_of_training_is_refused_by_methods_without_it(option):
     value = "digits" if option == "preset" else 1
     having = [name for name, kind in METHODS.items() if option in kind.training_options]
     assert ("bdsc" in having) and ("ridge" not in having)
+    names = ", ".join(having)
     for method in ("auto", *METHODS):
         if method in having:
             continue
-        with pytest.raises(
-            ValueError, match=rf": {option}: expected none, .*it: {", ".join(having)}$"
-        ):
+        with pytest.raises(ValueError, match=rf": {option}: expected none, .*it: {', '.join(having)}$"):
             cluster(data, 4, method, **{option: value})
     for name, kind in METHODS.items():
         wanted = name in having and issubclass(kind, AutoencoderMethod)
