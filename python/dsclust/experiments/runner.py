@@ -1,4 +1,4 @@
-"""Runs what an experiment declares, each run in a process of its own, and keeps every record as soon as it is there.
+"""Run what an experiment declares, each run in a process of its own, and keep every record as soon as it is there.
 
 Owns the order of runs, the shared pre-training, and the file of records: a run that is in it with the same settings is
 not repeated, so an experiment that was stopped goes on where it was. Has no numerics of its own.
@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from dsclust.auto import choose
+from dsclust.auto import Choice, choose
 from dsclust.baselines import BASELINES, Baseline, run_baselines
 from dsclust.data import Dataset
 from dsclust.experiments.experiment import Arm, Data, Experiment
+from dsclust.experiments.processes import each_in_its_process
 from dsclust.experiments.records import Record, read_records, write_records
 from dsclust.features import FeatureConfig, fit_features
 from dsclust.features.cache import default_cache
@@ -30,8 +31,8 @@ from dsclust.files import write_json
 from dsclust.methods import AutoencoderMethod, RidgeMethod
 from dsclust.metrics import evaluate
 from dsclust.parts.networks import Autoencoder
-from dsclust.pipeline import chosen_preset, fit_method
-from dsclust.processes import each_in_its_process
+from dsclust.pipeline import FitResult, chosen_preset, fit_method
+from dsclust.predictor import Predictor
 from dsclust.report import versions
 from dsclust.training.trainer import TrainConfig, pretrain
 
@@ -47,7 +48,7 @@ def run_experiment(
     threads: int = 1,
     show: Callable[[int, int, Record], None] = lambda done, count, record: None,
 ) -> list[Record]:
-    """Runs every arm with every seed, and the baselines on the same input; returns all records.
+    """Run every arm with every seed, and the baselines on the same input; return all records.
 
     folder: where the data sets are. results: the JSON file of records; replaced atomically after every run. cache:
     folder for pre-trained autoencoders, one for each data set, preset and seed, which all arms start from. jobs: runs
@@ -79,7 +80,7 @@ def run_experiment(
 
 @dataclass(frozen=True)
 class _Run:
-    """An arm and a seed, or without an arm the baselines of a data set."""
+    """Name one run: an arm and a seed, or without an arm the baselines of a data set."""
 
     arm: Arm | None
     data: Data
@@ -91,7 +92,7 @@ class _Run:
         return f"{self.data.name}, {self.arm.label if self.arm else 'baselines'}, seed {self.seed}"
 
     def settings(self) -> Record:
-        """What identifies the run, as it stands in its record."""
+        """Return what identifies the run, as it stands in its record."""
         if self.arm is None:
             return {"label": "baselines", "data": self.data.name, "seed": self.seed}
         return {**self.arm.settings(), "seed": self.seed}
@@ -116,7 +117,7 @@ def _identity(settings: Record) -> str:
 
 
 def _pretraining_first(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
-    """One run for each autoencoder that several share, then the others: no two train the same one at a time."""
+    """Split runs: one for each autoencoder that several share, then the others, so that no two train the same one."""
     first: dict[tuple[Data, Any, int], _Run] = {}
     for run in runs:
         if run.arm is not None and isinstance(run.arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
@@ -126,7 +127,7 @@ def _pretraining_first(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
 
 
 def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
-    """One run, in its own process."""
+    """Do one run, in its own process, and return its record."""
     torch.set_num_threads(threads)
     data, held_out = run.data.read(folder)
     n_clusters = run.data.n_clusters
@@ -140,24 +141,9 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     if isinstance(arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
         autoencoder, record["pretraining"] = _pretrained(arm, data, n_clusters, run.seed, cache)
     start, processed = time.perf_counter(), time.process_time()
-    method, features = arm.method, run.data.features
-    if method is None:
-        choice = choose(data, n_clusters, seed=run.seed, cache=default_cache())
-        method, features = choice.method, choice.features
-        record["chosen"] = {"method": method.name, "features": features.kind, "cuts": choice.cuts}
-    batch_size = method.batch_size if arm.batches is None else -(-data.n_samples // arm.batches)
-    result = fit_method(
-        data,
-        n_clusters,
-        method,
-        features=features,
-        feature_cache=default_cache(),
-        batch_size=batch_size,
-        seed=run.seed,
-        device="cpu",
-        autoencoder=autoencoder,
-        **arm.options,
-    )
+    result, choice = _cluster(arm, run, data, autoencoder)
+    if choice is not None:
+        record["chosen"] = {"method": choice.method.name, "features": choice.features.kind, "cuts": choice.cuts}
     record["seconds"] = round(time.perf_counter() - start, 2)
     record["cpu_seconds"] = round(time.process_time() - processed, 2)
     record["peak_bytes"] = _peak_bytes()
@@ -165,17 +151,7 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     record["scores"] = evaluate(data.labels, result.labels)
     record["spectral_scores"] = evaluate(data.labels, result.spectral.labels)
     if held_out is not None:
-        assert held_out.labels is not None
-        predictor, unseen = result.predictor, held_out.X
-        if predictor.features is not None:  # the time of features is not that of labels
-            unseen = predictor.features.transform(unseen)
-            predictor = replace(predictor, features=None, sample_shape=unseen.shape[1:], pixel_range=None)
-        start = time.perf_counter()
-        labels = predictor.predict(unseen)
-        record["held_out"] = {
-            **evaluate(held_out.labels, labels),
-            "microseconds_per_sample": round((time.perf_counter() - start) / held_out.n_samples * 1e6, 2),
-        }
+        record["held_out"] = _score_held_out(result.predictor, held_out)
     record["epochs"] = len(result.training.history)
     record["last_epoch"] = result.training.history[-1] if result.training.history else {}
     record["stages"] = {stage: round(seconds, 2) for stage, seconds in result.seconds.items()}
@@ -186,8 +162,43 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     return record
 
 
+def _cluster(arm: Arm, run: _Run, data: Dataset, autoencoder: Autoencoder | None) -> tuple[FitResult, Choice | None]:
+    """Choose what the arm leaves open, then fit: the one place that calls the pipeline."""
+    method, features, choice = arm.method, run.data.features, None
+    if method is None:
+        choice = choose(data, run.data.n_clusters, seed=run.seed, cache=default_cache())
+        method, features = choice.method, choice.features
+    result = fit_method(
+        data,
+        run.data.n_clusters,
+        method,
+        features=features,
+        feature_cache=default_cache(),
+        batch_size=None if arm.batches is None else -(-data.n_samples // arm.batches),
+        seed=run.seed,
+        device="cpu",
+        autoencoder=autoencoder,
+        **arm.options,
+    )
+    return result, choice
+
+
+def _score_held_out(predictor: Predictor, held_out: Dataset) -> Record:
+    """Label samples that were not fitted; return the scores and the time of each, that of features left out."""
+    assert held_out.labels is not None
+    unseen = held_out.X
+    if predictor.features is not None:
+        unseen = predictor.features.transform(unseen)
+        predictor = replace(predictor, features=None, sample_shape=unseen.shape[1:], pixel_range=None)
+    start = time.perf_counter()
+    labels = predictor.predict(unseen)
+    seconds = time.perf_counter() - start
+    per_sample = round(seconds / held_out.n_samples * 1e6, 2)
+    return {**evaluate(held_out.labels, labels), "microseconds_per_sample": per_sample}
+
+
 def _peak_bytes() -> int:
-    """The most memory that this process has held."""
+    """Return the most bytes of memory that this process has held."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux: ru_maxrss of a child begins at what its parent held
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
@@ -196,7 +207,7 @@ def _peak_bytes() -> int:
 
 
 def _pretrained(arm: Arm, data: Dataset, n_clusters: int, seed: int, cache: Path) -> tuple[Autoencoder, Record]:
-    """The autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
+    """Return the autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
     preset = chosen_preset(arm.options.get("preset"), tuple(data.X.shape[1:]), data.n_samples, n_clusters)
     path = cache / f"{data.name}-{preset.name}-{seed}.safetensors"
     note = path.with_suffix(".json")
