@@ -80,7 +80,7 @@ def fit(
         begun.append(directory)
         shape = " x ".join(str(s) for s in dataset.X.shape[1:])
         say(messages, f"{dataset.name}: {dataset.n_samples} samples of {shape}, {count} clusters")
-        asked = dict(
+        asked: dict[str, Any] = dict(
             preset=preset, batch_size=batch_size, epochs=epochs, lr=lr, pretrain_steps=pretrain_steps,
             affinity=affinity, threshold=threshold, subspace_dim=subspace_dim, power=power,
             unit_diagonal=unit_diagonal, assign_labels=assign_labels, seed=seed, device=device,
