@@ -15,8 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from dsc_ext import nn, optim, reference
 from dsc_ext.fused import FusedAdam
 from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
-
-SelfExpression = SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
 from dsc_ext.ops.info_nce import info_nce
 from dsc_ext.ops.inner_product_self_expression import inner_product_self_expression
@@ -30,6 +28,8 @@ from dsc_ext.ops.symmetrize_affinity import symmetrize_affinity
 from dsc_ext.ops.threshold_coefficients import threshold_coefficients
 from dsc_ext.ops.topk_coefficients import topk_coefficients
 from dsc_ext.optim import RowAdam
+
+SelfExpression = SelfExpressiveCUDA
 
 try:
     __version__ = version("dsc-ext")

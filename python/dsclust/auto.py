@@ -26,7 +26,6 @@ from dsclust.parts.method import Method
 from dsclust.progress import Callback
 from dsclust.ridge import strongest_ridge, unit_rows
 
-AUTO = "auto"
 # Up to so many samples all pairs are looked at; the nearest of each stand in for them beyond.
 ALL_PAIRS = 100_000
 # Representations are compared on so many samples at most, and on so many a cluster at least.

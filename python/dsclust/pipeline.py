@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from dsclust import memory
-from dsclust.auto import AUTO, Choice, choose
+from dsclust.auto import Choice, choose
 from dsclust.checks import integer, number, one_of
 from dsclust.data import Dataset, load
 from dsclust.features import FeatureConfig, FeatureMap, as_config
@@ -29,7 +29,7 @@ from dsclust.graph.affinity import Graph, coefficient_affinity, scipy_csr
 from dsclust.graph.clustering import SpectralLabels, spectral_labels
 from dsclust.graph.subspaces import subspace_bases
 from dsclust.methods import METHODS
-from dsclust.names import Affinity, AssignLabels, words
+from dsclust.names import AUTO, Affinity, AssignLabels, words
 from dsclust.parts.method import ClosedFormMethod, Method
 from dsclust.parts.networks import Autoencoder
 from dsclust.predictor import Predictor

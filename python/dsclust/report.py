@@ -34,12 +34,12 @@ _GRID_ROWS, _GRID_COLUMNS = 40, 12
 
 
 def is_complete(directory: str | os.PathLike[str]) -> bool:
-    """Whether `directory` holds a finished run."""
+    """Tell whether `directory` holds a finished run."""
     return (Path(directory) / _METRICS).is_file()
 
 
 def _commit() -> str | None:
-    """The commit of a source checkout, with "-dirty" where it was edited; None when installed."""
+    """Return the commit of a source checkout, with "-dirty" where it was edited; None when installed."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str | None:
@@ -62,7 +62,7 @@ def _commit() -> str | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of this package (and its commit in a source checkout), Python and what it uses."""
+    """Return the versions of this package (and its commit in a source checkout), Python and what it uses."""
     found: dict[str, str | None] = {"python": platform.python_version(), "commit": _commit()}
     for package in ("dsc-ext", "torch", "numpy", "scipy", "scikit-learn"):
         try:
@@ -73,7 +73,7 @@ def versions() -> dict[str, str | None]:
 
 
 def write_labels(path: str | os.PathLike[str], labels: Array) -> None:
-    """A CSV file with columns index,label: one line a sample, in the order of the data; atomically."""
+    """Write a CSV file with columns index,label: one line a sample, in the order of the data; atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
@@ -96,7 +96,7 @@ def write_run(
     diagnostics: Mapping[str, float],
     images: Array | None = None,
 ) -> Path:
-    """Writes a run into `directory` (made if missing) and returns its path.
+    """Write a run into `directory` (made if missing) and return its path.
 
     labels.csv        columns index,label: one line a sample, in the order of the data
     coefficients.npz  array `coefficients` (N, N): C, row i of sample i; a sparse one as
@@ -152,6 +152,7 @@ def write_run(
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -171,7 +172,7 @@ _TERM_NAMES = {
 
 
 def loss_figure(pretraining: Sequence[Mapping[str, float]], history: Sequence[Mapping[str, float]]) -> Figure:
-    """Error of pre-training and weighted terms of the loss over epochs, both logarithmic."""
+    """Draw the error of pre-training and the weighted terms of the loss over epochs, both logarithmic."""
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     if pretraining:
@@ -201,7 +202,7 @@ def loss_figure(pretraining: Sequence[Mapping[str, float]], history: Sequence[Ma
 
 
 def _averaged(W: Array | scipy.sparse.csr_array, order: Array, pixels: int) -> Array:
-    """W in the given order of samples, averaged over cells so that its side is at most `pixels`."""
+    """Return W in the given order of samples, averaged over cells so that its side is at most `pixels`."""
     n = order.size
     side = min(n, pixels)
     cell = np.empty(n, dtype=np.int64)
@@ -213,7 +214,7 @@ def _averaged(W: Array | scipy.sparse.csr_array, order: Array, pixels: int) -> A
 
 
 def affinity_figure(affinity: Array | scipy.sparse.csr_array, labels: Array) -> Figure:
-    """The affinity with samples sorted by cluster: a good clustering shows dark diagonal blocks."""
+    """Draw the affinity with samples sorted by cluster: a good clustering shows dark diagonal blocks."""
     from matplotlib.colors import PowerNorm
 
     labels = np.asarray(labels)
@@ -254,7 +255,7 @@ def affinity_figure(affinity: Array | scipy.sparse.csr_array, labels: Array) -> 
 
 
 def clusters_figure(images: Array, labels: Array) -> Figure:
-    """A row of sample images for each cluster (the 40 largest), spread evenly over its members."""
+    """Draw a row of sample images for each cluster (the 40 largest), spread evenly over its members."""
     labels = np.asarray(labels)
     names, sizes = np.unique(labels, return_counts=True)
     largest = np.sort(np.argsort(-sizes, kind="stable")[:_GRID_ROWS])

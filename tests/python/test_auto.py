@@ -1,7 +1,6 @@
 """The choice nobody made: which candidates there are, that the cut decides, and that labels are never read."""
 
 import dsclust.auto as auto
-import dsclust.cli as cli
 import numpy as np
 import pytest
 from dsclust.auto import choose, choose_method
@@ -30,7 +29,7 @@ def test_rows_and_images_without_extras_stay_as_they_are(monkeypatch, images):
     for data, extras in ((rows, ()), (images, ("scattering", "efficientnet"))):
         choice = choose(data, 4)
         assert (choice.features, choice.cuts, choice.missing) == (FeatureConfig(), {}, extras)
-        assert ("pip install 'dsc-ext[scattering,efficientnet]'" in cli._reasons(choice)) == bool(extras)
+        assert ("pip install 'dsc-ext[scattering,efficientnet]'" in choice.reasons()) == bool(extras)
         assert isinstance(choice.method, RidgeMethod)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import re
@@ -9,20 +10,21 @@ import shlex
 import signal
 import subprocess
 import sys
-import typing
 
 import dsclust
 import dsclust.cli as cli
+import dsclust.cli.progress as progress
+import dsclust.memory as memory
+import dsclust.pipeline as pipeline
 import numpy as np
 import pytest
-from dsclust.experiments import NAMES
-from dsclust.graph.affinity import AFFINITIES
-from dsclust.graph.clustering import ASSIGN_LABELS
 from dsclust.methods import METHODS
-from dsclust.parts.method import ClosedFormMethod
-from dsclust.presets import PRESETS
+from dsclust.names import ExperimentName, PresetName, method_names, words
+from dsclust.progress import Progress
+from rich.console import Console
 from typer.testing import CliRunner
 
+BDSC = ["--method", "bdsc"]
 QUICK = ["--epochs", "4", "--pretrain-steps", "20"]
 
 
@@ -52,7 +54,7 @@ def read_labels(directory):
 
 def test_fit_writes_everything_and_compares(images, tmp_path):
     out = tmp_path / "run"
-    result = run("fit", "--data", images, "--out", out, "--batch-size", 9, *QUICK)
+    result = run("fit", "--data", images, "--out", out, "--batch-size", 9, *BDSC, *QUICK)
     assert result.exit_code == 0, result.output
     for text in ("ACC", "NMI", "ARI", "BDSC", "k-means", "5-NN graph", "ridge", f"results in {out}"):
         assert text in result.stdout
@@ -78,10 +80,10 @@ def test_data_without_labels(images, tmp_path):
     with np.load(images) as file:
         np.save(tmp_path / "plain.npy", file["images"].reshape(36, -1))
     out = tmp_path / "run"
-    refused = run("fit", "--data", tmp_path / "plain.npy", "--out", out, *QUICK)
+    refused = run("fit", "--data", tmp_path / "plain.npy", "--out", out, *BDSC, *QUICK)
     assert refused.exit_code == 2
     assert "--n-clusters: expected a number" in refused.stderr
-    result = run("fit", "--data", tmp_path / "plain.npy", "-k", 3, "--out", out, *QUICK)
+    result = run("fit", "--data", tmp_path / "plain.npy", "-k", 3, "--out", out, *BDSC, *QUICK)
     assert result.exit_code == 0, result.output
     metrics = json.loads((out / "metrics.json").read_text())
     assert [metrics["acc"], metrics["nmi"], metrics["ari"]] == [None] * 3
@@ -89,7 +91,7 @@ def test_data_without_labels(images, tmp_path):
     assert not (out / "plots" / "clusters.png").exists()
     reshaped = run(
         "fit", "--data", tmp_path / "plain.npy", "-k", 3, "--image-shape", "8x8",
-        "--out", tmp_path / "run2", "--no-baselines", *QUICK,
+        "--out", tmp_path / "run2", "--no-baselines", *BDSC, *QUICK,
     )  # fmt: skip
     assert reshaped.exit_code == 0, reshaped.output
     assert (tmp_path / "run2" / "plots" / "clusters.png").exists()
@@ -100,35 +102,35 @@ def test_default_directory_and_default_preset(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     seen = {}
 
-    def stop(data, n_clusters, **settings):
-        seen.update(settings, n_clusters=n_clusters)
+    def stop(data, n_clusters, method, **settings):
+        seen.update(settings, data=data, n_clusters=n_clusters)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("dsclust.pipeline.cluster", stop)
+    monkeypatch.setattr(pipeline, "cluster", stop)
     result = run("fit", "--data", "digits", "--method", "bdsc")
     assert result.exit_code == 2
     assert flat(result.stderr).endswith("error: far enough")
-    assert (seen["preset"], seen["n_clusters"]) == ("digits", 10)
+    assert (seen["preset"], seen["data"].preset, seen["n_clusters"]) == (None, "digits", 10)
     assert re.fullmatch(r"runs/digits-\d{8}-\d{6}", str(seen["checkpoint"].parent))
     assert not (tmp_path / "runs").exists()  # a refused run leaves nothing behind
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "train"])
 def test_interrupted_run_resumes_to_the_same_result(images, tmp_path, monkeypatch, phase):
-    common = ["fit", "--data", images, "--batch-size", 9, "--epochs", 6, "--pretrain-steps", 700]
+    common = ["fit", "--data", images, *BDSC, "--batch-size", 9, "--epochs", 6, "--pretrain-steps", 700]
     common += ["--set", "gradient=detach+ae", "--seed", 3]
     whole = run(*common, "--out", tmp_path / "whole")
     assert whole.exit_code == 0, whole.output
 
-    stopped, epoch = tmp_path / "stopped", cli._Lines.epoch
+    stopped, epoch = tmp_path / "stopped", progress.Lines.epoch
 
-    def interrupt(self, progress):
-        epoch(self, progress)
-        if progress.phase == phase and progress.epoch == (100 if phase == "pretrain" else 3):
+    def interrupt(self, told):
+        epoch(self, told)
+        if told.phase == phase and told.epoch == (100 if phase == "pretrain" else 3):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli._Lines, "epoch", interrupt)
+        patch.setattr(progress.Lines, "epoch", interrupt)
         result = run(*common, "--out", stopped)
     assert result.exit_code == 130, result.output
     assert "stopped" in result.stderr
@@ -162,7 +164,7 @@ def test_a_real_signal_saves_and_exits_130(images, tmp_path, name):
     source = os.pathsep.join([os.path.dirname(os.path.dirname(dsclust.__file__)), *filter(None, sys.path)])
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "dsclust.cli", "fit", "--data", images, "--out", out),
+            *(sys.executable, "-m", "dsclust", "fit", "--data", images, *BDSC, "--out", out),
             *("--epochs", "1000000", "--pretrain-steps", "20", "--threads", "1"),
         ],
         stderr=subprocess.PIPE,
@@ -203,7 +205,7 @@ def test_errors_are_one_line_and_exit_code_2(images, tmp_path, monkeypatch, argu
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
-    result = run("fit", *[str(images) if a == "DATA" else a for a in arguments], *QUICK)
+    result = run("fit", *[str(images) if a == "DATA" else a for a in arguments], *BDSC, *QUICK)
     assert result.exit_code == 2, result.output
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
@@ -213,20 +215,37 @@ def test_errors_are_one_line_and_exit_code_2(images, tmp_path, monkeypatch, argu
 
 
 def test_memory_refusal_is_one_line(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsclust.pipeline._available_bytes", lambda: 10)
-    result = run("fit", "--data", images, "--out", tmp_path / "run", *QUICK)
+    monkeypatch.setattr(memory, "available_bytes", lambda place: 10)
+    result = run("fit", "--data", images, "--out", tmp_path / "run", *BDSC, *QUICK)
     assert result.exit_code == 2
-    assert "error: BDSC: 36 samples need about" in flat(result.stderr)
+    assert "error: BDSC: labels: 36 samples need about" in flat(result.stderr)
 
 
-def test_presets_lists_them_all_and_choices_are_the_modules_own():
+def test_presets_lists_them_all():
     result = run("presets")
     assert result.exit_code == 0
-    assert all(name in result.stdout for name in PRESETS)
-    assert typing.get_args(cli.PresetName) == PRESETS
-    assert typing.get_args(cli.ExperimentName) == NAMES
-    assert set(typing.get_args(cli.AffinityName)) == set(AFFINITIES)
-    assert set(typing.get_args(cli.AssignName)) == set(ASSIGN_LABELS)
+    assert all(name in result.stdout for name in words(PresetName))
+
+
+def test_words_are_checked_before_anything_loads():
+    for option, word in (
+        ("--preset", "orl"),
+        ("--affinity", "post"),
+        ("--assign-labels", "kmeans"),
+        ("--color", "rgb"),
+    ):
+        refused = run("fit", "--data", "digits", option, "nonsense")
+        assert refused.exit_code == 2
+        assert word in refused.stderr
+    refused = run("experiment", "nonsense", "--data", ".")
+    assert refused.exit_code == 2
+    assert all(name in flat(refused.stderr.replace("│", " ")) for name in words(ExperimentName))
+
+
+def in_a_process(*arguments):
+    source = os.pathsep.join(filter(None, sys.path))
+    command, environment = [sys.executable, *arguments], {**os.environ, "PYTHONPATH": source}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 
 
 def test_version_and_help():
@@ -235,19 +254,18 @@ def test_version_and_help():
     assert run("fit", "--help").exit_code == 0
 
 
+def test_the_package_runs_as_a_module():
+    assert in_a_process("-m", "dsclust", "--version").stdout.strip() == f"dsc-ext {dsclust.__version__}"
+
+
 def test_import_and_help_load_nothing_heavy():
-    code = (
-        "import sys, dsclust, dsclust.cli; print(*[m for m in ('torch', 'sklearn', 'matplotlib') if m in sys.modules])"
+    heavy = "print(*[m for m in ('torch', 'sklearn', 'matplotlib') if m in sys.modules])"
+    assert in_a_process("-c", f"import sys, dsclust, dsclust.cli; {heavy}").stdout.strip() == ""
+    shown = in_a_process(
+        "-c", f"import sys, dsclust.cli; dsclust.cli.app(['fit', '--help'], standalone_mode=False); {heavy}"
     )
-    source = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": source},
-    )
-    assert done.stdout.strip() == ""
+    assert "--method" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == ""
 
 
 def test_with_no_other_word_a_closed_form_is_fitted(tmp_path, monkeypatch):
@@ -267,13 +285,46 @@ def test_with_no_other_word_a_closed_form_is_fitted(tmp_path, monkeypatch):
 
 
 def test_methods_are_those_of_the_package_and_listed_with_their_settings():
-    assert typing.get_args(cli.MethodName) == ("auto", *METHODS)
+    assert sorted(METHODS) == list(method_names())
+    assert all(method.name == name for name, method in METHODS.items())
     listed = run("methods")
     assert listed.exit_code == 0
     for name, method in METHODS.items():
         assert name in listed.stdout
         for field in dataclasses.fields(method):
             assert f"{field.name}=" in listed.stdout
+
+
+def test_an_unknown_method_is_one_line_that_names_them_all(tmp_path):
+    refused = run("fit", "--data", "digits", "--method", "nonsense", "--out", tmp_path / "x")
+    assert refused.exit_code == 2
+    (line,) = refused.stderr.splitlines()
+    known = ", ".join(("auto", *METHODS))
+    assert line == f"error: --method: expected one of {known}, got 'nonsense'"
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("option", [["--epochs", 4], ["--batch-size", 9], ["--lr", 0.1], ["--preset", "digits"]])
+def test_options_of_training_never_change_the_method(images, tmp_path, option):
+    refused = run("fit", "--data", images, "--out", tmp_path / "run", *option)
+    assert refused.exit_code == 2
+    name = option[0].removeprefix("--").replace("-", "_")
+    assert re.search(rf"error: .*\b{name}\b", refused.stderr.replace("batch-size", "batch_size"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_shows_notes_and_phases_it_does_not_know(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    with progress.display_for(console) as show:
+        show.tell(Progress("choice", 1, 1, {}, "method ridge, features raw"))
+        show.tell(Progress("packing", 1, 1, {}))
+        show.tell(Progress("train", 1, 2, {"loss": 3.0}))
+    shown = console.file.getvalue()
+    assert "method ridge, features raw" in shown
+    assert "choice" not in shown
+    assert "packing" in shown
+    assert "training" in shown
 
 
 # Rows of C of networks that have learned nothing are alike to the last digit, and the nearest is anyone's.
@@ -284,7 +335,8 @@ OWN = {"senet": ["--epochs", 200, "--set", "width=64"], "clbdsc": ["--set", "bac
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_a_model_that_labels_new_samples(images, tmp_path, method):
     out = tmp_path / "run"
-    quick = [] if issubclass(METHODS[method], ClosedFormMethod) else QUICK
+    has = METHODS[method].training_options
+    quick = [*(QUICK[:2] if "epochs" in has else []), *(QUICK[2:] if "pretrain_steps" in has else [])]
     options = [*quick, *OWN.get(method, [])]
     result = run("fit", "--data", images, "--method", method, "--out", out, "--no-baselines", *options)
     assert result.exit_code == 0, result.output
@@ -324,7 +376,8 @@ def test_predict_refuses_what_it_cannot_do(images, tmp_path):
             "consistency=hope",
             "BDSC: consistency: expected one of lr, momentum, ema, refresh, fresh, exact, none",
         ),
-        ("bdsc", "refresh_every=often", "--set: refresh_every: expected an integer, got 'often'"),
+        ("bdsc", "consistency=refresh:every=often", "consistency: refresh: every: expected an integer, got 'often'"),
+        ("bdsc", "network_rate=often", "--set: network_rate: expected a number, got 'often'"),
         ("dscnet", "penalty=l0", "DSC-Net: penalty: expected one of l2, l1, got 'l0'"),
         ("bdsc", "zero_diagonal=1", "--set: zero_diagonal: expected true or false, got '1'"),
     ],

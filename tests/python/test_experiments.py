@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from dsclust.baselines import BASELINES
-from dsclust.experiments import NAMES, get_experiment, runner
+from dsclust.experiments import get_experiment, runner
 from dsclust.experiments.experiment import Arm, Data, Experiment, Published
 from dsclust.experiments.figures import bars, heat_map, over_batches
 from dsclust.experiments.records import read_records
@@ -19,6 +20,7 @@ from dsclust.features import FeatureConfig
 from dsclust.methods.bdsc import BDSCMethod
 from dsclust.methods.ridge import RidgeMethod
 from dsclust.methods.sscn import SSCNMethod
+from dsclust.names import ExperimentName, words
 
 DATA = Data("patterns", "patterns.npz", 3, (0.0, 1.0), part="train", held_out="test")
 QUICK = {"epochs": 2}
@@ -133,7 +135,13 @@ def test_mean_and_spread_are_written_as_shares():
     assert spread([1.0, 1.0]) == "1.000 ± .000"
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_declares_an_experiment_is_named():
+    folder = Path(runner.__file__).parent
+    files = {path.stem.replace("_", "-") for path in folder.glob("*.py") if "\nEXPERIMENT = " in path.read_text()}
+    assert files == set(words(ExperimentName))
+
+
+@pytest.mark.parametrize("name", words(ExperimentName))
 def test_declared_experiments_have_arms_of_their_own_names(name):
     experiment = get_experiment(name)
     assert experiment.name == name

@@ -474,6 +474,7 @@ def test_on_the_command_line(fake_timm, no_kymatio, digits, tmp_path, monkeypatc
     np.savez(tmp_path / "data.npz", images=digits.X[:, 0], labels=digits.labels)
     np.save(tmp_path / "new.npy", digits.X[:9, 0])
     common = ["fit", "--data", tmp_path / "data.npz", "--pixel-range", "0,16", "--epochs", 3, "--pretrain-steps", 20]
+    common += ["--method", "bdsc"]
     common += ["--features", "timm:net", "--feature-size", "16x16", "--pca", 7, "--center", "--unit", "--no-baselines"]
 
     def stop(progress):
@@ -482,7 +483,7 @@ def test_on_the_command_line(fake_timm, no_kymatio, digits, tmp_path, monkeypatc
         return "features" if progress.phase == "features" else "other", ""
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_describe", stop)
+        patch.setattr("dsclust.cli.progress.describe", stop)
         stopped = command(*common, "--out", tmp_path / "run")
     assert stopped.exit_code == 130, stopped.output
     assert "features 300/300" in stopped.stderr

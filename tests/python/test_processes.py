@@ -11,7 +11,7 @@ import time
 from functools import partial
 
 import pytest
-from dsclust.processes import each_in_its_process
+from dsclust.experiments.processes import each_in_its_process
 
 # Children of a spawn import only what the package and the library hold, so the calls are of builtins.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dsclust.auto import AUTO
 from dsclust.estimators.base import SubspaceClusterer
+from dsclust.names import AUTO
 from dsclust.pipeline import FitResult
 
 

@@ -1,19 +1,22 @@
-"""Experiments: `dsclust experiment NAME`. A small file each says what is compared; the runner runs, the page is
-written.
+"""Experiments: `dsclust experiment NAME`. A small file each says what is compared; `runner` runs it, `results` writes
+the page, in the order of :data:`dsclust.names.ExperimentName`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from dsclust.experiments.experiment import Experiment
+from dsclust.names import ExperimentName, words
 
-NAMES = ("table1", "figure4", "consistency", "anchor", "sscn", "features", "auto", "clbdsc-vs-bdsc", "scale")
+if TYPE_CHECKING:  # a process that answers a call loads this package, and need not load what an experiment is made of
+    from dsclust.experiments.experiment import Experiment
 
 
 def get_experiment(name: str) -> Experiment:
-    """The experiment called `name`. Raises ValueError for an unknown one."""
-    if name not in NAMES:
-        raise ValueError(f"experiment: name: expected one of {', '.join(NAMES)}, got {name!r}")
+    """Return the experiment called `name`. Raises ValueError for an unknown one."""
+    names = words(ExperimentName)
+    if name not in names:
+        raise ValueError(f"experiment: name: expected one of {', '.join(names)}, got {name!r}")
     found: Experiment = import_module(f"dsclust.experiments.{name.replace('-', '_')}").EXPERIMENT
     return found

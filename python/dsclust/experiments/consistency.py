@@ -3,7 +3,6 @@
 from dsclust.experiments.experiment import ORL, Arm, Experiment
 from dsclust.experiments.figures import bars
 from dsclust.methods.bdsc import BDSCMethod
-from dsclust.parts.consistency import CONSISTENCIES
 
 WORDS = {
     "lr": "rate by 1 / k",
@@ -24,7 +23,7 @@ the full batch in the activation memory of a chunk, one step an epoch.""",
     arms=tuple(
         Arm(f"{k} batches, {WORDS[way]}", ORL, BDSCMethod(consistency=way), k, {"preset": "orl"})  # type: ignore[arg-type]
         for k in (4, 20)
-        for way in CONSISTENCIES
+        for way in WORDS
     ),
     seeds=3,
     figure=lambda records: bars(records, ("orl",)),

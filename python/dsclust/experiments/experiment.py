@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its name here and the file in the folder of data.
+    """Name a data set, and the file in the folder of data that holds it.
 
     part, held_out: "train" or "test" of an archive that has both; the samples to cluster, and those that the fitted
     model labels afterwards. features: what methods and baselines get of them. per_class: samples of
@@ -37,15 +37,15 @@ class Data:
     per_class: int | None = None
 
     def as_features(self, what: str, features: FeatureConfig) -> Data:
-        """The same samples as features, by a name that says which."""
+        """Return the same samples as features, by a name that says which."""
         return replace(self, name=f"{self.name} {what}", features=features)
 
     def thinned(self, per_class: int) -> Data:
-        """So many samples of every class, drawn at random once and for all."""
+        """Return so many samples of every class, drawn at random once and for all."""
         return replace(self, name=f"{self.name}, {per_class} a class", per_class=per_class)
 
     def read(self, folder: Path) -> tuple[Dataset, Dataset | None]:
-        """The samples and those held out. Raises FileNotFoundError where the folder lacks the file."""
+        """Read the samples and those held out. Raises FileNotFoundError where the folder lacks the file."""
         path = folder / self.file
         if not path.is_file():
             raise FileNotFoundError(f"experiment: data: expected {self.file} in {folder}")
@@ -81,7 +81,7 @@ MNIST = Data("mnist-10k", "mnist.npz", 10, (0.0, 255.0), part="test", held_out="
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting, run with every seed: data, method, and options of :func:`dsclust.pipeline.fit_method`.
+    """Declare one setting, run with every seed: data, method, and options of :func:`dsclust.pipeline.cluster`.
 
     method: None leaves method and features to :func:`dsclust.auto.choose`. batches: how many an epoch has; None takes
     the method's own batch size.
@@ -94,7 +94,7 @@ class Arm:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values; part of a record's identity."""
+        """Return everything that decides the result, as plain values; part of a record's identity."""
         return {
             "label": self.label,
             "data": self.data.name,
@@ -106,7 +106,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Published:
-    """A figure from the literature, as a share; None where none was given. held_out: ACC of samples not fitted."""
+    """Quote a figure from the literature, a share or None where none was given. held_out: ACC of samples not fitted."""
 
     label: str
     data: Data
@@ -119,7 +119,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms and seeds, a question, what it turned out to be, and the figure that shows it.
+    """Declare arms and seeds, a question, what it turned out to be, and the figure that shows it.
 
     reading: what the measured table says, in words; written after looking at it. figure: of all records.
     baseline_features: what the baselines get instead of the samples, where the method itself makes features of them.
@@ -142,4 +142,5 @@ class Experiment:
 
     @property
     def data(self) -> tuple[Data, ...]:
+        """List the data sets of the arms, each once."""
         return tuple(dict.fromkeys(arm.data for arm in self.arms))

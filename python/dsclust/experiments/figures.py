@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def bars(records: Sequence[Record], data: Sequence[str], columns: int | None = None) -> Figure:
-    """ACC of every arm and baseline, mean and every seed, a panel a data set, so many in a row (default: all)."""
+    """Draw ACC of every arm and baseline, mean and every seed, a panel a data set, so many in a row (default: all)."""
     columns = columns or len(data)
     rows = -(-len(data) // columns)
     figure = new_figure(4.8 * columns, rows * (0.3 * max(len(_accuracies(records, d)) for d in data) + 1.2))
@@ -40,7 +40,7 @@ def _accuracies(records: Sequence[Record], data: str) -> dict[str, tuple[list[fl
 
 
 def over_batches(records: Sequence[Record], data: Sequence[str]) -> Figure:
-    """ACC over the number of batches, a line a method and its spread over seeds; baselines dashed."""
+    """Draw ACC over the number of batches, a line a method and its spread over seeds; baselines dashed."""
     figure = new_figure(4.8 * len(data), 3.6)
     for axes, name in zip(figure.subplots(1, len(data), squeeze=False)[0], data, strict=True):
         lines: dict[str, dict[int, list[float]]] = {}
@@ -61,7 +61,7 @@ def over_batches(records: Sequence[Record], data: Sequence[str]) -> Figure:
 
 
 def heat_map(records: Sequence[Record], data: str, setting: str) -> Figure:
-    """ACC and drift over the number of batches and an option of the method, means over seeds."""
+    """Draw ACC and drift over the number of batches and an option of the method, means over seeds."""
     cells: dict[tuple[int, float], list[Record]] = {}
     for found in arms_of(records, data).values():
         cells[found[0]["batches"], found[0]["method"][setting]] = found

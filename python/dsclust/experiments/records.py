@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 def read_records(results: Path, name: str) -> list[Record]:
-    """Records of an earlier start, or none. Raises ValueError for a file of another kind."""
+    """Read the records of an earlier start, or none. Raises ValueError for a file of another kind."""
     if not results.is_file():
         return []
     try:
@@ -31,6 +31,7 @@ def read_records(results: Path, name: str) -> list[Record]:
 
 
 def write_records(results: Path, name: str, records: list[Record]) -> None:
+    """Write records with the machine and the versions they come from, in an order of their own; atomically."""
     results.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "experiment": name,
@@ -51,7 +52,7 @@ def _processor() -> str:
 
 
 def arms_of(records: Iterable[Record], data: str) -> dict[str, list[Record]]:
-    """Records of the methods on a data set by the label of their arm."""
+    """Group the records of the methods on a data set by the label of their arm."""
     arms: dict[str, list[Record]] = {}
     for record in records:
         if record["data"] == data and "scores" in record:
@@ -60,7 +61,7 @@ def arms_of(records: Iterable[Record], data: str) -> dict[str, list[Record]]:
 
 
 def baselines_of(records: Iterable[Record], data: str) -> dict[str, list[Record]]:
-    """Records of the baselines on a data set by their name."""
+    """Group the records of the baselines on a data set by their name."""
     found: dict[str, list[Record]] = {}
     for record in records:
         if record["data"] == data:

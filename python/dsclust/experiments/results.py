@@ -47,7 +47,7 @@ and SciPy.
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean ± sd, as .912 ± .004; the mean alone of one value."""
+    """Write mean ± sd, as .912 ± .004; the mean alone of one value."""
 
     def short(value: float) -> str:
         text = f"{value:.{digits}f}"
@@ -57,7 +57,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def table(experiment: Experiment, records: list[Record], data: Data) -> str:
-    """Markdown: an arm a row, in the order of the declaration, then baselines, then what was published."""
+    """Write a table in Markdown: an arm a row, as they are declared, then baselines, then what was published."""
     by_arm = arms_of(records, data.name)
     rows = [
         {**_arm_row(arm.label, by_arm[arm.label]), **(_stages(by_arm[arm.label]) if experiment.stages else {})}
@@ -75,7 +75,7 @@ def table(experiment: Experiment, records: list[Record], data: Data) -> str:
 
 
 def _stages(found: list[Record]) -> dict[str, str]:
-    """Wall seconds of each stage, and those of all cores; features come from the cache."""
+    """Return wall seconds of each stage, and those of all cores; features come from the cache."""
     names = {"C": "training", "graph": "affinity", "labels": "labels"}
     row = {head: f"{mean(r['stages'][stage] for r in found):.1f}" for head, stage in names.items()}
     return {**row, "cpu s": f"{mean(r['cpu_seconds'] for r in found):.0f}"}
@@ -110,7 +110,7 @@ def _published_row(one: Published) -> dict[str, str]:
 
 
 def section(experiment: Experiment, records: list[Record], figure: str) -> str:
-    """The markdown of one experiment."""
+    """Write one experiment in Markdown: question, command, tables, figure, reading."""
     threads = max((record["threads"] for record in records), default=1)
     command = f"dsclust experiment {experiment.name} --data FOLDER" + (f" --threads {threads}" if threads > 1 else "")
     parts = [f"## {experiment.title}", experiment.question, f"`{command}`"]
@@ -124,7 +124,7 @@ def section(experiment: Experiment, records: list[Record], figure: str) -> str:
 
 
 def write_page(experiments: Iterable[Experiment], page: Path, folder: Path) -> None:
-    """Writes `page` from the records in `folder`, NAME.json each, and draws NAME.png beside them."""
+    """Write `page` from the records in `folder`, NAME.json each, and draw NAME.png beside them."""
     sections = []
     for experiment in experiments:
         records = read_records(folder / f"{experiment.name}.json", experiment.name)

@@ -1,4 +1,4 @@
-"""Runs what an experiment declares, each run in a process of its own, and keeps every record as soon as it is there.
+"""Run what an experiment declares, each run in a process of its own, and keep every record as soon as it is there.
 
 Owns the order of runs, the shared pre-training, and the file of records: a run that is in it with the same settings is
 not repeated, so an experiment that was stopped goes on where it was. Has no numerics of its own.
@@ -19,21 +19,22 @@ from typing import Any
 
 import torch
 
-from dsclust.auto import AUTO
 from dsclust.baselines import BASELINES, Baseline, run_baselines
 from dsclust.data import Dataset
 from dsclust.experiments.experiment import Arm, Data, Experiment
+from dsclust.experiments.processes import each_in_its_process
 from dsclust.experiments.records import Record, read_records, write_records
 from dsclust.features import FeatureConfig, fit_features
 from dsclust.features.cache import default_cache
 from dsclust.files import write_json
 from dsclust.methods.ridge import RidgeMethod
 from dsclust.metrics import evaluate
+from dsclust.names import AUTO
 from dsclust.parts.method import AutoencoderMethod
 from dsclust.parts.networks import Autoencoder
-from dsclust.pipeline import cluster
+from dsclust.pipeline import FitResult, cluster
+from dsclust.predictor import Predictor
 from dsclust.presets import choose_preset
-from dsclust.processes import each_in_its_process
 from dsclust.report import versions
 from dsclust.training.config import TrainConfig
 from dsclust.training.pretraining import pretrain
@@ -50,7 +51,7 @@ def run_experiment(
     threads: int = 1,
     show: Callable[[int, int, Record], None] = lambda done, count, record: None,
 ) -> list[Record]:
-    """Runs every arm with every seed, and the baselines on the same input; returns all records.
+    """Run every arm with every seed, and the baselines on the same input; return all records.
 
     folder: where the data sets are. results: the JSON file of records; replaced atomically after every run. cache:
     folder for pre-trained autoencoders, one for each data set, preset and seed, which all arms start from. jobs: runs
@@ -82,7 +83,7 @@ def run_experiment(
 
 @dataclass(frozen=True)
 class _Run:
-    """An arm and a seed, or without an arm the baselines of a data set."""
+    """Name one run: an arm and a seed, or without an arm the baselines of a data set."""
 
     arm: Arm | None
     data: Data
@@ -94,7 +95,7 @@ class _Run:
         return f"{self.data.name}, {self.arm.label if self.arm else 'baselines'}, seed {self.seed}"
 
     def settings(self) -> Record:
-        """What identifies the run, as it stands in its record."""
+        """Return what identifies the run, as it stands in its record."""
         if self.arm is None:
             return {"label": "baselines", "data": self.data.name, "seed": self.seed}
         return {**self.arm.settings(), "seed": self.seed}
@@ -119,7 +120,7 @@ def _identity(settings: Record) -> str:
 
 
 def _pretraining_first(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
-    """One run for each autoencoder that several share, then the others: no two train the same one at a time."""
+    """Split runs: one for each autoencoder that several share, then the others, so that no two train the same one."""
     first: dict[tuple[Data, Any, int], _Run] = {}
     for run in runs:
         if run.arm is not None and isinstance(run.arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
@@ -129,7 +130,7 @@ def _pretraining_first(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
 
 
 def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
-    """One run, in its own process."""
+    """Do one run, in its own process, and return its record."""
     torch.set_num_threads(threads)
     data, held_out = run.data.read(folder)
     n_clusters = run.data.n_clusters
@@ -143,24 +144,7 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     if isinstance(arm.method, AutoencoderMethod) and run.data.features.changes_nothing:
         autoencoder, record["pretraining"] = _pretrained(arm, data, n_clusters, run.seed, cache)
     start, processed = time.perf_counter(), time.process_time()
-    features: FeatureConfig | None = run.data.features
-    batch_size = None
-    if arm.method is None:
-        features = None  # left to the choice
-    elif "batch_size" in arm.method.training_options:
-        batch_size = arm.method.batch_size if arm.batches is None else -(-data.n_samples // arm.batches)
-    result = cluster(
-        data,
-        n_clusters,
-        arm.method or AUTO,
-        features=features,
-        feature_cache=default_cache(),
-        batch_size=batch_size,
-        seed=run.seed,
-        device="cpu",
-        autoencoder=autoencoder,
-        **arm.options,
-    )
+    result = _cluster(arm, run, data, autoencoder)
     if arm.method is None:
         choice = result.choice
         record["chosen"] = {"method": choice.method.name, "features": choice.features.kind, "cuts": choice.cuts}
@@ -171,17 +155,7 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     record["scores"] = evaluate(data.labels, result.labels)
     record["spectral_scores"] = evaluate(data.labels, result.spectral.labels)
     if held_out is not None:
-        assert held_out.labels is not None
-        predictor, unseen = result.predictor, held_out.X
-        if predictor.features is not None:  # the time of features is not that of labels
-            unseen = predictor.features.transform(unseen)
-            predictor = replace(predictor, features=None, sample_shape=unseen.shape[1:], pixel_range=None)
-        start = time.perf_counter()
-        labels = predictor.predict(unseen)
-        record["held_out"] = {
-            **evaluate(held_out.labels, labels),
-            "microseconds_per_sample": round((time.perf_counter() - start) / held_out.n_samples * 1e6, 2),
-        }
+        record["held_out"] = _score_held_out(result.predictor, held_out)
     record["epochs"] = len(result.training.history)
     record["last_epoch"] = result.training.history[-1] if result.training.history else {}
     record["stages"] = {stage: round(seconds, 2) for stage, seconds in result.seconds.items()}
@@ -192,8 +166,44 @@ def _execute(run: _Run, folder: Path, cache: Path, threads: int) -> Record:
     return record
 
 
+def _cluster(arm: Arm, run: _Run, data: Dataset, autoencoder: Autoencoder | None) -> FitResult:
+    """Fit what the arm declares: the one place that calls the pipeline."""
+    features: FeatureConfig | None = run.data.features
+    batch_size = None
+    if arm.method is None:
+        features = None  # left to the choice
+    elif "batch_size" in arm.method.training_options and arm.batches is not None:
+        batch_size = -(-data.n_samples // arm.batches)
+    return cluster(
+        data,
+        run.data.n_clusters,
+        arm.method or AUTO,
+        features=features,
+        feature_cache=default_cache(),
+        batch_size=batch_size,
+        seed=run.seed,
+        device="cpu",
+        autoencoder=autoencoder,
+        **arm.options,
+    )
+
+
+def _score_held_out(predictor: Predictor, held_out: Dataset) -> Record:
+    """Label samples that were not fitted; return the scores and the time of each, that of features left out."""
+    assert held_out.labels is not None
+    unseen = held_out.X
+    if predictor.features is not None:
+        unseen = predictor.features.transform(unseen)
+        predictor = replace(predictor, features=None, sample_shape=unseen.shape[1:], pixel_range=None)
+    start = time.perf_counter()
+    labels = predictor.predict(unseen)
+    seconds = time.perf_counter() - start
+    per_sample = round(seconds / held_out.n_samples * 1e6, 2)
+    return {**evaluate(held_out.labels, labels), "microseconds_per_sample": per_sample}
+
+
 def _peak_bytes() -> int:
-    """The most memory that this process has held."""
+    """Return the most bytes of memory that this process has held."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux: ru_maxrss of a child begins at what its parent held
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
@@ -202,7 +212,7 @@ def _peak_bytes() -> int:
 
 
 def _pretrained(arm: Arm, data: Dataset, n_clusters: int, seed: int, cache: Path) -> tuple[Autoencoder, Record]:
-    """The autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
+    """Return the autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
     preset = choose_preset(arm.options.get("preset"), tuple(data.X.shape[1:]), data.n_samples, n_clusters)
     path = cache / f"{data.name}-{preset.name}-{seed}.safetensors"
     note = path.with_suffix(".json")

@@ -18,14 +18,14 @@ R = TypeVar("R")
 
 
 class _ChildTraceback(Exception):
-    """Where in its process a call failed; the cause of the error that reaches the caller."""
+    """Tell where in its process a call failed; the cause of the error that reaches the caller."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
 def each_in_its_process(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Generator[R, None, None]:
-    """Yields function(item) of every item as it is finished, `jobs` processes at a time.
+    """Yield function(item) of every item as it is finished, `jobs` processes at a time.
 
     The function, the items and what it returns are pickled; the function has to be importable in a new interpreter.
     Raises what a call raises, and ChildProcessError naming the item where a process ends without an answer (killed for
@@ -36,7 +36,7 @@ def each_in_its_process(function: Callable[[T], R], items: Iterable[T], jobs: in
     try:
         while True:
             for item in left:
-                receiver, process = _started(function, item)
+                receiver, process = _start_process(function, item)
                 running[receiver] = (process, item)
                 if len(running) == jobs:
                     break
@@ -49,7 +49,7 @@ def each_in_its_process(function: Callable[[T], R], items: Iterable[T], jobs: in
                     result, error = ready.recv()
                 except (EOFError, OSError):  # at once, or within an answer
                     process.join()
-                    raise ChildProcessError(f"{item}: its process {_ending(process.exitcode)}") from None
+                    raise ChildProcessError(f"{item}: its process {_describe_end(process.exitcode)}") from None
                 del running[ready]
                 ready.close()
                 process.join()
@@ -63,8 +63,8 @@ def each_in_its_process(function: Callable[[T], R], items: Iterable[T], jobs: in
             receiver.close()
 
 
-def _started(function: Callable[[T], R], item: T) -> tuple[Any, Any]:
-    """A process at work on the item, and the end of the pipe that its answer comes out of."""
+def _start_process(function: Callable[[T], R], item: T) -> tuple[Any, Any]:
+    """Start a process on the item; return the end of the pipe that its answer comes out of, and the process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, item))
@@ -87,7 +87,7 @@ def _answer(sender: Connection, function: Callable[[T], R], item: T) -> None:
         sender.send((result, None))
 
 
-def _ending(exitcode: int) -> str:
+def _describe_end(exitcode: int) -> str:
     if exitcode >= 0:
         return f"ended with exit code {exitcode} and no result; its messages are above"
     name = signal.Signals(-exitcode).name
