@@ -13,18 +13,17 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import numpy as np
-import torch
 
+from dsclust.baselines import ridge_graph
 from dsclust.data import Dataset
 from dsclust.features import FeatureConfig, FeatureMap, fit_features
 from dsclust.features.backbones import LITE0_PACKAGES
-from dsclust.graph.affinity import STRONGEST, sparse_affinity
 from dsclust.graph.clustering import FragmentedGraphWarning, normalized_cut, spectral_clustering
+from dsclust.graph.graph import as_graph
 from dsclust.methods.ridge import RidgeMethod
 from dsclust.methods.ssc import SSCMethod
 from dsclust.parts.method import Method
 from dsclust.progress import Callback
-from dsclust.ridge import strongest_ridge, unit_rows
 
 # Up to so many samples all pairs are looked at; the nearest of each stand in for them beyond.
 ALL_PAIRS = 100_000
@@ -128,10 +127,8 @@ def _draw(data: Dataset, most: int, seed: int) -> Dataset:
 
 def _cut(data: Dataset, n_clusters: int, seed: int) -> float:
     """Return the normalized cut of ridge self-expression's partition, 0 to n_clusters."""
-    Z, _ = unit_rows(torch.from_numpy(data.X).flatten(1))
-    n = data.n_samples
-    W = sparse_affinity(strongest_ridge(Z, n / n_clusters, min(STRONGEST, n - 1)))
+    graph = as_graph(ridge_graph(data.X, n_clusters), "choose")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FragmentedGraphWarning)  # of a graph that nobody will see
-        labels = spectral_clustering(W, n_clusters, seed=seed)
-    return normalized_cut(W, labels)
+        labels = spectral_clustering(graph, n_clusters, seed=seed)
+    return normalized_cut(graph, labels)

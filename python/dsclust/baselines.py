@@ -19,10 +19,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dsc_ext import topk_coefficients
-from dsclust.graph.affinity import STRONGEST, largest_graph, sparse_affinity
+from dsclust.graph.affinity import STRONGEST, AffinityMatrix, largest_graph
 from dsclust.graph.clustering import spectral_clustering
 from dsclust.metrics import Record, make_record
-from dsclust.ridge import strongest_ridge, unit_rows
+from dsclust.ridge import largest_pairs, unit_rows
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +43,7 @@ def _matrix(X: npt.ArrayLike, n_clusters: int, owner: str) -> Array:
 
 
 def kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
-    """k-means (10 starts) on the input as it is: X (N, f) or (N, c, h, w), labels (N,) int64."""
+    """Run k-means (10 starts) on the input as it is: X (N, f) or (N, c, h, w), labels (N,) int64."""
     data = _matrix(X, n_clusters, "kmeans_labels")
     # One thread: scikit-learn adds up partial centers in order of arrival, and two runs must agree.
     with threadpool_limits(limits=1, user_api="openmp"):
@@ -51,12 +51,12 @@ def kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
 
 
 def unit_kmeans_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
-    """k-means (10 starts) on :func:`dsclust.ridge.unit_rows`, the normalization the graph baselines share."""
+    """Run k-means (10 starts) on :func:`dsclust.ridge.unit_rows`, the normalization the graph baselines share."""
     return kmeans_labels(_unit_rows(X, n_clusters, "unit_kmeans_labels").numpy(), n_clusters, seed)
 
 
 def knn_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
-    """Spectral clustering of the cosine 5-nearest-neighbor graph of unit rows; no self-expression at all.
+    """Cluster the cosine 5-nearest-neighbor graph of unit rows by its spectrum; no self-expression at all.
 
     Rows are those of :func:`dsclust.ridge.unit_rows`. Weights are cosines, negatives set to 0, ``W = (A + Aᵀ)/2``. O(N²
     f) time, O(N f) memory.
@@ -67,15 +67,20 @@ def knn_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
 
 
 def ridge_labels(X: npt.ArrayLike, n_clusters: int, seed: int = 0) -> Array:
-    """Spectral clustering of closed-form ridge self-expression with a zero diagonal, λ = N/K: see `dsclust.ridge`.
+    """Cluster by the spectrum of closed-form ridge self-expression with a zero diagonal, λ = N/K: see `dsclust.ridge`.
 
     Rows are those of :func:`dsclust.ridge.unit_rows`. The graph keeps the 5 largest entries per row of ``C + Cᵀ``,
     negatives set to 0, symmetrized by the mean. O(N² f + f³) time (O(N³) where f > N), O(N f) memory.
     """
-    Z = _unit_rows(X, n_clusters, "ridge_labels")
+    return spectral_clustering(ridge_graph(X, n_clusters), n_clusters, seed=seed)
+
+
+def ridge_graph(X: npt.ArrayLike, n_clusters: int) -> AffinityMatrix:
+    """Return the graph (N, N) of :func:`ridge_labels`, CSR: that of `dsclust.methods.ridge`, without C on the way."""
+    Z = _unit_rows(X, n_clusters, "ridge_graph")
     n = Z.shape[0]
-    C = strongest_ridge(Z, n / n_clusters, min(STRONGEST, n - 1))
-    return spectral_clustering(sparse_affinity(C), n_clusters, seed=seed)
+    values, indices, _ = largest_pairs(Z, n / n_clusters, min(STRONGEST, n - 1))
+    return largest_graph(values, indices)
 
 
 def _unit_rows(X: npt.ArrayLike, n_clusters: int, owner: str) -> Tensor:
@@ -100,7 +105,7 @@ def run_baselines(
     *,
     baselines: Mapping[str, Baseline] = BASELINES,
 ) -> list[Record]:
-    """Every baseline on X (N, ...), or those given, as records of the same shape as the method's own.
+    """Run every baseline on X (N, ...), or those given, as records of the same shape as the method's own.
 
     A :class:`dsclust.metrics.Record` holds ``method``, ``acc``, ``nmi``, ``ari`` (None where `labels` is None) and
     ``seconds``. Deterministic for a given `seed`.

@@ -7,10 +7,15 @@ import numbers
 from collections.abc import Collection
 
 
-def integer(owner: str, name: str, value: object, *, least: int) -> None:
-    """Raise TypeError unless `value` is an integer (a bool is none), ValueError where it is below `least`."""
+def integer(owner: str, name: str, value: object, *, least: int, optional: bool = False) -> None:
+    """Raise TypeError unless `value` is an integer (a bool is none), ValueError where it is below `least`.
+
+    optional: whether None will do.
+    """
+    if optional and value is None:
+        return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{owner}: {name}: expected an integer, got {value!r}")
+        raise TypeError(f"{owner}: {name}: expected an integer{' or None' if optional else ''}, got {value!r}")
     if int(value) < least:
         raise ValueError(f"{owner}: {name}: expected at least {least}, got {value}")
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from dsclust.checks import one_of
 from dsclust.names import Color, PresetName, words
-from dsclust.samples import ArraySamples, Samples, as_samples, blocks
+from dsclust.samples import ArraySamples, Samples, as_samples, blocks, extremes
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 NPZ_SAMPLES = ("images", "X", "x", "data", "features", "fea")
@@ -168,26 +168,25 @@ def load(
     if X.shape[0] == 0 or X[0].size == 0:
         raise ValueError(f"load: samples: expected at least one, got shape {values.shape}")
     samples = ArraySamples(X)
-    least, largest = _checked_extremes(samples)
+    _check_finite(samples)
     if labels is None:
         labels = found_labels
     return Dataset(
         samples,
         labels=None if labels is None else _as_labels(labels, samples.n),
         name=name or default_name,
-        pixel_range=pixel_range or infer_pixel_range(least, largest),
+        pixel_range=pixel_range or infer_pixel_range(*extremes(samples)),
         files=files,
         preset=preset,
     )
 
 
-def _checked_extremes(samples: Samples) -> tuple[float, float]:
-    """Return the least and the largest value; raise ValueError where any is not finite in float32."""
-    least, largest, broken = math.inf, -math.inf, []
+def _check_finite(samples: Samples) -> None:
+    """Raise ValueError where any value is not finite in float32."""
+    broken = []
     for lo, hi in blocks(samples):
         # Some doubles overflow float32, so the check comes after the conversion.
         part = samples.read(lo, hi)
-        least, largest = min(least, float(part.min())), max(largest, float(part.max()))
         if not math.isfinite(float(part.sum(dtype=np.float64))):
             broken += (lo + np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(axis=1))).tolist()
     if broken:
@@ -195,7 +194,6 @@ def _checked_extremes(samples: Samples) -> tuple[float, float]:
             f"load: samples: expected finite float32 values, got NaN or infinity in {len(broken)} "
             f"of {samples.n} samples, the first at index {broken[0]}"
         )
-    return least, largest
 
 
 def _as_samples(

@@ -13,7 +13,7 @@ import torch
 
 from dsclust.features.map import FeatureMap
 from dsclust.graph.affinity import POST_FLOAT64_LIMIT
-from dsclust.graph.spectral import DENSE_LIMIT
+from dsclust.graph.graph import DENSE_LIMIT
 from dsclust.methods import METHODS
 from dsclust.names import Affinity
 from dsclust.parts.method import Method

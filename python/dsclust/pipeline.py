@@ -24,8 +24,8 @@ from dsclust.auto import Choice, choose
 from dsclust.checks import integer, number, one_of
 from dsclust.data import Dataset, load
 from dsclust.features import FeatureConfig, FeatureMap, as_config
-from dsclust.features.map import fitted
-from dsclust.graph.affinity import Graph, coefficient_affinity, scipy_csr
+from dsclust.features.map import fit_map
+from dsclust.graph.affinity import AffinityMatrix, coefficient_affinity, scipy_csr
 from dsclust.graph.clustering import SpectralLabels, spectral_labels
 from dsclust.graph.subspaces import subspace_bases
 from dsclust.methods import METHODS
@@ -74,7 +74,7 @@ class FitResult:
     """
 
     labels: npt.NDArray[np.int64]
-    affinity: Graph
+    affinity: AffinityMatrix
     choice: Choice
     training: TrainResult
     train_config: TrainConfig
@@ -86,7 +86,7 @@ class FitResult:
     data: Dataset
 
     @property
-    def coefficients(self) -> Graph:
+    def coefficients(self) -> AffinityMatrix:
         """C (N, N), an array or `scipy.sparse.csr_array`; row i holds the coefficients of sample i."""
         C = self.training.coefficients
         return scipy_csr(C) if C.layout is torch.sparse_csr else C.numpy()
@@ -218,7 +218,7 @@ def _carry_out(wanted: _Wanted, choice: Choice, clock: _Clock) -> FitResult:
         sizes = memory.Sizes(data.n_samples, config.batch_size, method, affinity, device=wanted.device)
         memory.check_run(sizes, config.preset, n_clusters)
         if feature_map is not None:
-            data = fitted(feature_map, data, cache=wanted.feature_cache, callback=wanted.callback)
+            data = fit_map(feature_map, data, cache=wanted.feature_cache, callback=wanted.callback)
     with clock("training"):
         if isinstance(method, ClosedFormMethod):
             training = solve(data, config)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from dsclust.data import Dataset
+from dsclust.features import FeatureConfig, FeatureMap
 from dsclust.features.backbones import MissingExtraError
-from dsclust.features.map import FeatureConfig, FeatureMap
 from dsclust.files import read_tensors, write_tensors
 from dsclust.methods import METHODS
 from dsclust.parts.method import Method
 from dsclust.presets import GraphConfig, LossWeights, Preset
-from dsclust.samples import blocks
+from dsclust.samples import extremes
 
 if TYPE_CHECKING:
     from dsclust.training.config import TrainConfig, TrainResult
@@ -176,5 +176,4 @@ class Predictor:
 
 def _magnitude(data: Dataset) -> float:
     """Return the largest magnitude of all samples, 1 where all are zero."""
-    parts = (data.samples.read(lo, hi) for lo, hi in blocks(data.samples))
-    return max(float(np.abs(part).max()) for part in parts) or 1.0
+    return max(map(abs, extremes(data.samples))) or 1.0

@@ -20,7 +20,8 @@ BLOCK_ENTRIES = 2**22
 
 
 def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rows of X (N, f) scaled to unit l2 norm, centered, scaled again; and the mean (f,) by which they were centered.
+    """Return rows of X (N, f) scaled to unit l2 norm, centered, scaled again; and the mean (f,) by which they were
+    centered.
 
     mean: that of other rows, to treat new ones as those; by default these rows' own. A row of zeros, and one that
     centering leaves nothing of but rounding, is zero in the end: it has no direction.
@@ -42,7 +43,7 @@ def unit_rows(X: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def ridge_solution(Z: Tensor, lam: float) -> Tensor:
-    """S (f, N) in Z's dtype for rows Z (N, f), λ > 0; by Cholesky in float64. Its transpose is contiguous.
+    """Return S (f, N) in Z's dtype for rows Z (N, f), λ > 0; by Cholesky in float64. Its transpose is contiguous.
 
     Costs O(N f min(N, f)) time; memory that of S, and in float64 the square of the smaller of N and f. Raises
     ValueError where λ is lost in the rounding of a singular Gram matrix.
@@ -72,23 +73,21 @@ def _factor(gram: Tensor, lam: float) -> Tensor:
 
 
 def ridge_coefficients(Z: Tensor, lam: float) -> Tensor:
-    """C (N, N) in Z's dtype, the minimizer for rows Z (N, f) as they are: row i the coefficients of sample i."""
+    """Return C (N, N) in Z's dtype, the minimizer for rows Z (N, f) as they are: row i the coefficients of sample i."""
     C = Z @ ridge_solution(Z, lam)
     return (C / (1.0 - C.diagonal()[:, None])).fill_diagonal_(0.0)
 
 
-def strongest_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
-    """C (N, N) as CSR where it matters to the graph of ``C + Cᵀ``: the k largest positive entries of each of its rows.
+def sparse_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
+    """Return C (N, N) as CSR where it matters to the graph of ``C + Cᵀ``: the k largest positive entries of each of its
+    rows.
 
     For rows Z (N, f). c_ij and c_ji are kept where ``c_ij + c_ji`` is among the k largest of row i or of row j, so that
     the k largest of each row of ``C + Cᵀ`` are those of the whole matrix; up to 2k entries a row in the mean. Costs
     N² f / 2 multiplications beside the solve; memory O(N f). Ties to the lowest j.
     """
     n = Z.shape[0]
-    S = ridge_solution(Z, lam).T
-    own = torch.einsum("if,if->i", Z, S)
-    b = 1.0 / (1.0 - own)  # C = diag(b) H off the diagonal, and H is symmetric
-    score, column = _largest_pairs(Z, S, b, k)
+    score, column, b = largest_pairs(Z, lam, k)
     row = torch.arange(n, device=Z.device)[:, None].expand(n, k)
     kept = score > 0
     i, j, score = row[kept], column[kept], score[kept]
@@ -101,8 +100,20 @@ def strongest_ridge(Z: Tensor, lam: float, k: int) -> Tensor:
     return torch.sparse_csr_tensor(crow, place % n, values, (n, n), check_invariants=False)
 
 
-def _largest_pairs(Z: Tensor, S: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Of each row the k largest positive ``c_ij + c_ji = (b_i + b_j) h_ij``, j ≠ i, and their j (N, k); 0 pads.
+def largest_pairs(Z: Tensor, lam: float, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the k largest positive ``c_ij + c_ji``, j ≠ i, of each row i, their j, both (N, k), padded by 0, and b
+    (N,).
+
+    Of the minimizer for rows Z (N, f), with ``c_ij + c_ji = (b_i + b_j) h_ij``.
+    """
+    S = ridge_solution(Z, lam).T
+    own = torch.einsum("if,if->i", Z, S)
+    b = 1.0 / (1.0 - own)  # C = diag(b) H off the diagonal, and H is symmetric
+    return *_look_through(Z, S, b, k), b
+
+
+def _look_through(Z: Tensor, S: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return of each row the k largest positive ``c_ij + c_ji = (b_i + b_j) h_ij``, j ≠ i, and their j (N, k); 0 pads.
 
     A block of pairs is computed once, and its rows and its columns look among them: half of N² products.
     """

@@ -6,6 +6,7 @@ class with these four names.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -60,6 +61,15 @@ class ArraySamples:
 def as_samples(samples: Samples | npt.NDArray[Any]) -> Samples:
     """Return samples as they are, an array as `ArraySamples`."""
     return samples if isinstance(samples, Samples) else ArraySamples(np.asarray(samples))
+
+
+def extremes(samples: Samples) -> tuple[float, float]:
+    """Return the least and the largest value of all samples."""
+    least, largest = math.inf, -math.inf
+    for lo, hi in blocks(samples):
+        part = samples.read(lo, hi)
+        least, largest = min(least, float(part.min())), max(largest, float(part.max()))
+    return least, largest
 
 
 def blocks(samples: Samples) -> list[tuple[int, int]]:

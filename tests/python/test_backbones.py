@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from dsclust.features.backbones import ImageBackbone, MissingExtraError, Rows, build_backbone, input_size
+from dsclust.features.backbones import ImageBackbone, MissingExtraError, PrecomputedFeatures, build_backbone, input_size
 from dsclust.features.views import ImageViews, RowViews
 from safetensors.torch import save_file
 from torch import nn
@@ -111,7 +111,7 @@ def test_networks_stay_in_eval_mode():
 
 def test_rows_pass_as_they_are_and_views_know_their_spread():
     backbone = build_backbone("auto", (3,), row_views=RowViews(0.5))
-    assert isinstance(backbone, Rows)
+    assert isinstance(backbone, PrecomputedFeatures)
     x = torch.tensor([[1.0, 2.0, 7.0], [3.0, 2.0, -7.0]])
     torch.testing.assert_close(backbone(x), x)
     backbone.fit(x)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from dsclust import CLBDSC, Predictor, cluster
 from dsclust.data import load
-from dsclust.features.backbones import ImageBackbone, Rows
+from dsclust.features.backbones import ImageBackbone, PrecomputedFeatures
 from dsclust.methods import clbdsc
 from dsclust.methods.clbdsc import CLBDSCMethod
 from dsclust.metrics import clustering_accuracy
@@ -179,8 +179,13 @@ def test_training_sets_out_from_the_rows_that_the_closed_form_sees(shape):
 
 def test_kept_views_are_fixed_by_the_seed_and_computed_once(monkeypatch):
     passes = []
-    forward = Rows.forward
-    monkeypatch.setattr(Rows, "forward", lambda self, x, views=None: passes.append(len(x)) or forward(self, x, views))
+    forward = PrecomputedFeatures.forward
+
+    def counted(self, x, views=None):
+        passes.append(len(x))
+        return forward(self, x, views)
+
+    monkeypatch.setattr(PrecomputedFeatures, "forward", counted)
     model, x = prepared_model()
     assert sum(passes) == 24 * 3  # the samples, and two views of each
     assert (model.view_features[0] != model.view_features[1]).any()

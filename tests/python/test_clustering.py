@@ -4,6 +4,7 @@ pieces, conventions where the graph says nothing, and the errors of bad input.""
 import warnings
 
 import dsclust.graph.affinity as graphs
+import dsclust.graph.graph as graph_module
 import dsclust.graph.spectral as spectral
 import numpy as np
 import pytest
@@ -119,7 +120,8 @@ def test_verified_lanczos_finds_near_copies_inside_one_component(monkeypatch, sp
     W, y = planted([10] * 30, np.random.default_rng(1), shuffle=False)
     bridge = np.arange(10, 300, 10)
     W[bridge, bridge - 1] = W[bridge - 1, bridge] = 1e-13
-    monkeypatch.setattr(spectral, "_DENSE_LIMIT", 10)
+    for module in (spectral, graph_module):
+        monkeypatch.setattr(module, "DENSE_LIMIT", 10)
     monkeypatch.setattr(spectral, "_SPARSE_DENSE_LIMIT", 10)
     graph = scipy.sparse.csr_array(W) if sparse else W
     embedding = spectral_embedding(graph, 30)
@@ -133,7 +135,8 @@ def test_lanczos_and_lapack_agree(monkeypatch):
     W, _ = planted([60, 50, 40], rng, density=0.3)
     W += 0.02 * (lambda A: A + A.T)(rng.random(W.shape) < 0.02)
     dense = spectral_embedding(W, 5)
-    monkeypatch.setattr(spectral, "_DENSE_LIMIT", 10)
+    for module in (spectral, graph_module):
+        monkeypatch.setattr(module, "DENSE_LIMIT", 10)
     lanczos = spectral_embedding(W, 5)
     np.testing.assert_allclose(lanczos.values, dense.values, atol=1e-5)  # residuals of 1e-3, squared
     np.testing.assert_allclose(np.abs(lanczos.vectors.T @ dense.vectors), np.eye(5), atol=1e-2)
@@ -144,7 +147,8 @@ def test_wrong_vectors_are_never_returned(monkeypatch):
     W, _ = planted([60, 50, 40], rng, density=0.3)
     W += 0.02 * (lambda A: A + A.T)(rng.random(W.shape) < 0.02)
     expected = spectral_embedding(W, 5)
-    monkeypatch.setattr(spectral, "_DENSE_LIMIT", 10)
+    for module in (spectral, graph_module):
+        monkeypatch.setattr(module, "DENSE_LIMIT", 10)
     tried = []
 
     def wrong_in(kinds):

@@ -10,7 +10,7 @@ import types
 
 import dsclust.cli as cli
 import dsclust.features.cache as kept
-import dsclust.features.map as features
+import dsclust.features.components as components
 import dsclust.memory as memory
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def rows_of(X, name="rows"):
 @pytest.fixture
 def digits():
     """Two chunks of images and a part of one."""
-    return dataclasses.replace(load("digits"), X=load("digits").X[:300], labels=load("digits").labels[:300])
+    return dataclasses.replace(load("digits"), samples=load("digits").X[:300], labels=load("digits").labels[:300])
 
 
 @pytest.fixture
@@ -149,8 +149,8 @@ def test_blocks_and_a_file_change_nothing(monkeypatch, shape, tmp_path):
     data = rows_of(np.random.default_rng(0).standard_normal(shape) + 1)
     config = FeatureConfig(pca=12, center=True, unit=True)
     whole, _ = fit_features(data, config)
-    monkeypatch.setattr(features, "_BLOCK", 64 * shape[1] // 7)
-    monkeypatch.setattr(features, "_IN_MEMORY", 1000)
+    monkeypatch.setattr(components, "BLOCK", 64 * shape[1] // 7)
+    monkeypatch.setattr(components, "IN_MEMORY", 1000)
     parts, _ = fit_features(data, config, cache=tmp_path)
     np.testing.assert_allclose(parts.X, whole.X, atol=1e-5)
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]  # the file of waiting rows is gone
@@ -282,7 +282,7 @@ def test_paths_are_scaled_in_each_image(scattered):
 
 
 def test_paths_that_are_silent_in_all_the_data_are_zero(scattered):
-    plain = dataclasses.replace(scattered, X=scattered.X[[3, 4, 4]])
+    plain = dataclasses.replace(scattered, samples=scattered.X[[3, 4, 4]])
     found, _ = fit_features(plain, "scattering")
     np.testing.assert_allclose(found.X[1].reshape(3, 217, 4)[:, 0], 1.0, rtol=1e-5)
     assert not found.X.reshape(3, 3, 217, 4)[:, :, 1:].any()
@@ -290,7 +290,7 @@ def test_paths_that_are_silent_in_all_the_data_are_zero(scattered):
 
 def test_components_are_those_of_the_scaled_paths(scattered, monkeypatch):
     rows, _ = fit_features(scattered, FeatureConfig("scattering"))
-    monkeypatch.setattr(features, "_BLOCK", 2 * rows.X.shape[1])
+    monkeypatch.setattr(components, "BLOCK", 2 * rows.X.shape[1])
     direct, _ = fit_features(rows, FeatureConfig(pca=3, center=True))
     found, _ = fit_features(scattered, FeatureConfig("scattering", pca=3, center=True))
     np.testing.assert_allclose(found.X, direct.X, atol=1e-4)
@@ -350,11 +350,11 @@ def test_the_cache_is_found_by_what_decides_the_rows(fake_timm, digits, tmp_path
     changed = digits.X.copy()
     changed[-1, 0, 0, 0] += 1
     others = [
-        (dataclasses.replace(digits, X=changed), config),
+        (dataclasses.replace(digits, samples=changed), config),
         (dataclasses.replace(digits, pixel_range=(0, 20)), config),
         (digits, dataclasses.replace(config, center=False)),
         (digits, dataclasses.replace(config, kind="timm:other")),  # other weights
-        (dataclasses.replace(digits, X=digits.X.swapaxes(2, 3).copy()), config),
+        (dataclasses.replace(digits, samples=digits.X.swapaxes(2, 3).copy()), config),
     ]
     for i, (data, other) in enumerate(others):
         fit_features(data, other, cache=folder)
@@ -423,7 +423,13 @@ def test_a_run_on_features_is_a_run_on_their_rows(digits, tmp_path):
     np.testing.assert_array_equal(found.coefficients, direct.coefficients)
     np.testing.assert_array_equal(found.labels, direct.labels)
     np.testing.assert_array_equal(found.data.X, rows.X)
-    assert found.feature_config == config and set(found.seconds) == {"features", "training", "affinity", "labels"}
+    assert found.feature_config == config and set(found.seconds) == {
+        "choice",
+        "features",
+        "training",
+        "affinity",
+        "labels",
+    }
 
     path = tmp_path / "model.safetensors"
     found.predictor.save(path)

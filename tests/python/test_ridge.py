@@ -12,7 +12,7 @@ from dsclust.methods.ridge import RidgeMethod
 from dsclust.metrics import clustering_accuracy, evaluate
 from dsclust.pipeline import cluster
 from dsclust.predictor import Predictor
-from dsclust.ridge import ridge_coefficients, strongest_ridge
+from dsclust.ridge import ridge_coefficients, sparse_ridge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +38,7 @@ def test_each_row_solves_its_own_least_squares(n, f, lam, seed):
 def test_what_is_kept_has_the_largest_of_the_whole(n, f, k, seed):
     Z, k = rows(n, f, seed), min(k, n - 1)
     whole = ridge_coefficients(Z, 2.0)
-    kept = strongest_ridge(Z, 2.0, k).to_dense()
+    kept = sparse_ridge(Z, 2.0, k).to_dense()
     np.testing.assert_allclose(kept[kept != 0], whole[kept != 0], rtol=1e-9)
     both, largest = whole + whole.T, kept + kept.T
     both.fill_diagonal_(-np.inf)
@@ -125,10 +125,10 @@ def test_memory_grows_with_n_alone():
 
 def test_many_parts_are_one(monkeypatch):
     Z = rows(50, 7, 0)
-    whole, kept = ridge_coefficients(Z, 2.0), strongest_ridge(Z, 2.0, 3).to_dense()
+    whole, kept = ridge_coefficients(Z, 2.0), sparse_ridge(Z, 2.0, 3).to_dense()
     monkeypatch.setattr(ridge, "BLOCK_ENTRIES", 64)
     np.testing.assert_allclose(ridge_coefficients(Z, 2.0), whole, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(strongest_ridge(Z, 2.0, 3).to_dense(), kept, rtol=1e-9)
+    np.testing.assert_allclose(sparse_ridge(Z, 2.0, 3).to_dense(), kept, rtol=1e-9)
 
 
 def test_a_ridge_lost_in_rounding_is_refused():

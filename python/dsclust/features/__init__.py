@@ -1,5 +1,6 @@
-"""Features: what stands between samples and a method. `map` holds the representation and the map that was fitted."""
+"""Features: what stands between samples and a method. `config` names a representation, `map` is it fitted."""
 
-from dsclust.features.map import FeatureConfig, FeatureMap, as_config, fit_features
+from dsclust.features.config import FeatureConfig, as_config
+from dsclust.features.map import FeatureMap, fit_features
 
 __all__ = ["FeatureConfig", "FeatureMap", "as_config", "fit_features"]

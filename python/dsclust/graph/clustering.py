@@ -1,8 +1,8 @@
 """From a coefficient matrix to labels: normalized spectral clustering of its affinity graph (Ng, Jordan & Weiss, 2001).
 
-Owns what turns eigenvectors into labels, what can be said of labels without knowing the true ones, and the one path
-from C to labels that every method shares. The graph comes from `dsclust.graph.affinity`, its eigenvectors from
-`dsclust.graph.spectral`; this file never touches a network, a data set or true labels.
+Owns what turns eigenvectors into labels, and what can be said of labels without knowing the true ones. The graph comes
+from `dsclust.graph.affinity`, its eigenvectors from `dsclust.graph.spectral`; this file never touches a network, a data
+set or true labels.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 from sklearn.cluster import KMeans
-from sklearn.cluster._spectral import cluster_qr, discretize
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from dsclust.graph.affinity import Array, Coefficients, Graph, check_count, coefficient_affinity
-from dsclust.graph.spectral import SpectralEmbedding, checked_graph, embed, graph_components
+from dsclust.graph.affinity import AffinityMatrix, Array, Coefficients, check_count, coefficient_affinity
+from dsclust.graph.assign import cluster_qr, discretize
+from dsclust.graph.graph import Graph, as_graph
+from dsclust.graph.spectral import SpectralEmbedding, embed
+from dsclust.names import AssignLabels, words
 
-ASSIGN_LABELS = ("kmeans", "discretize", "cluster_qr")
+ASSIGN_LABELS = words(AssignLabels)
 # A component smaller than this share of the mean cluster is dust: it takes no eigenvector and no cluster.
 _DUST = 0.05
 # The weighted embedding has this many eigenvectors a cluster; stability looks at fewer.
@@ -48,7 +50,7 @@ def _in_order_of_appearance(labels: Array) -> Array:
 
 
 class SpectralLabels(NamedTuple):
-    """Labels and what can be said of them without knowing the true ones.
+    """Hold labels and what can be said of them without knowing the true ones.
 
     ``labels`` (N,) int64. ``normalized_cut``: Σ over clusters of the weight of edges that leave one over that of all
     its edges, 0 (components) to K. It compares representations, with the graph built alike from each, not graphs of
@@ -62,23 +64,19 @@ class SpectralLabels(NamedTuple):
 
 
 def normalized_cut(affinity: Any, labels: Array) -> float:
-    """Hard normalized cut of a partition, 0 to the number of clusters (Shi & Malik, TPAMI 2000). O(edges).
+    """Return the hard normalized cut of a partition, 0 to the number of clusters (Shi & Malik, TPAMI 2000). O(edges).
 
     affinity: as for :func:`spectral_clustering`. labels: (N,) integers from 0. Clusters without an edge count as 0.
     """
-    W = checked_graph(affinity, "normalized_cut")
+    graph = as_graph(affinity, "normalized_cut")
     labels = np.asarray(labels)
-    if labels.shape != (W.shape[0],):
-        raise ValueError(f"normalized_cut: labels must be ({W.shape[0]},), got {labels.shape}")
-    return _cut(W, labels)
-
-
-def _cut(W: Graph, labels: Array) -> float:
-    n, K = W.shape[0], int(labels.max()) + 1
+    if labels.shape != (graph.n,):
+        raise ValueError(f"normalized_cut: labels must be ({graph.n},), got {labels.shape}")
+    n, K = graph.n, int(labels.max()) + 1
     members = scipy.sparse.csr_array((np.ones(n), (np.arange(n), labels)), shape=(n, K))
-    volume = members.T @ np.asarray(W.sum(axis=1, dtype=np.float64)).ravel()
+    volume = members.T @ graph.degrees
     # (W H)ᵀ H: of each cluster only its own column is wanted.
-    reached = W @ members
+    reached = graph.product(members)
     reached = reached.toarray() if scipy.sparse.issparse(reached) else reached
     within = np.bincount(labels, weights=reached[np.arange(n), labels], minlength=K)
     return float(np.sum(np.divide(volume - within, volume, out=np.zeros(K), where=volume > 0)).clip(0.0))
@@ -93,9 +91,9 @@ def spectral_clustering(
     n_init: int = 10,
     seed: int = 0,
 ) -> Array:
-    """Labels (N,) int64 in ``0..K-1``, numbered in order of appearance, of a normalized spectral clustering.
+    """Return labels (N,) int64 in ``0..K-1``, numbered in order of appearance, of a normalized spectral clustering.
 
-    affinity: (N, N) dense or SciPy sparse, symmetric, non-negative; the diagonal is ignored.
+    affinity: (N, N) dense, SciPy sparse or `Graph`; symmetric, non-negative; the diagonal is ignored.
     assign_labels: what turns the unit rows of the embedding into labels: ``"kmeans"`` (`n_init` seeded starts),
     ``"discretize"`` (Yu & Shi 2003, DSC-Net's choice) or ``"cluster_qr"`` (Damle et al. 2019); the last two need
     ``n_eigenvectors == n_clusters``. All K labels are used, except where those two leave one empty.
@@ -113,34 +111,28 @@ def spectral_clustering(
 
     Deterministic for a given `seed` and BLAS. Errors: TypeError or ValueError naming the argument.
     """
-    W = checked_graph(affinity, "spectral_clustering")
-    return _SpectralStep(W, n_clusters, n_eigenvectors, assign_labels, n_init, seed).labels()
+    graph = as_graph(affinity, "spectral_clustering")
+    return _SpectralStep(graph, n_clusters, n_eigenvectors, assign_labels, n_init, seed).labels()
 
 
-def spectral_labels(
-    affinity: Any,
-    n_clusters: int,
-    *,
-    n_eigenvectors: int | None = None,
-    assign_labels: str = "kmeans",
-    n_init: int = 10,
-    seed: int = 0,
-) -> SpectralLabels:
-    """:func:`spectral_clustering` with its :class:`SpectralLabels`: up to three more k-means, one product with W."""
-    W = checked_graph(affinity, "spectral_clustering")
-    step = _SpectralStep(W, n_clusters, n_eigenvectors, assign_labels, n_init, seed)
+def spectral_labels(affinity: Any, n_clusters: int, **settings: Any) -> SpectralLabels:
+    """Return :func:`spectral_clustering`, with its arguments, as :class:`SpectralLabels`: up to three more k-means, one
+    product with W.
+    """
+    asked = {"n_eigenvectors": None, "assign_labels": "kmeans", "n_init": 10, "seed": 0, **settings}
+    step = _SpectralStep(as_graph(affinity, "spectral_clustering"), n_clusters, **asked)
     labels = step.labels()
-    return SpectralLabels(labels, _cut(W, labels), step.stability())
+    return SpectralLabels(labels, normalized_cut(step.graph, labels), step.stability())
 
 
 class _SpectralStep:
     """One spectral clustering: arguments checked, and the eigenvectors found when they are first needed."""
 
     def __init__(
-        self, W: Graph, n_clusters: int, n_eigenvectors: int | None, assign_labels: str, n_init: int, seed: int
+        self, graph: Graph, n_clusters: int, n_eigenvectors: int | None, assign_labels: str, n_init: int, seed: int
     ) -> None:
         owner = "spectral_clustering"
-        n = W.shape[0]
+        n = graph.n
         check_count(owner, "n_clusters", n_clusters, n)
         if assign_labels not in ASSIGN_LABELS:
             raise ValueError(f"{owner}: assign_labels must be one of {ASSIGN_LABELS}, got {assign_labels!r}")
@@ -153,14 +145,14 @@ class _SpectralStep:
             )
         if isinstance(n_init, bool) or not isinstance(n_init, numbers.Integral) or n_init < 1:
             raise ValueError(f"{owner}: n_init must be an integer >= 1, got {n_init!r}")
-        self.W: Graph = W
+        self.graph: Graph = graph
         self.K: int = int(n_clusters)
         self.n: int = n
         self.n_eigenvectors: int | None = n_eigenvectors
         self.assign_labels: str = assign_labels
         self.n_init: int = int(n_init)
         self.seed: int = seed
-        self.component: Array = graph_components(W)
+        self.component: Array = graph.components
         size = np.bincount(self.component)
         self.linked: int = int((size >= max(2.0, _DUST * n / self.K)).sum())
         if size[: self.linked].sum() < self.K:  # dust, but all there is
@@ -189,7 +181,7 @@ class _SpectralStep:
         return _in_order_of_appearance(labels)
 
     def stability(self) -> float:
-        """See :class:`SpectralLabels`."""
+        """Return the stability of :class:`SpectralLabels`."""
         if not self._needs_eigenvectors():
             return 1.0
         found = [self._kmeans(self._weighted(factor * self.K)) for factor in (*_FEWER_EIGENVECTORS, _EIGENVECTORS)]
@@ -224,7 +216,7 @@ class _SpectralStep:
             )
 
     def _found(self) -> Array:
-        """Labels of the samples that take part, from eigenvectors."""
+        """Return labels of the samples that take part, from eigenvectors."""
         if self.assign_labels == "kmeans":
             if self.n_eigenvectors is None:
                 return self._kmeans(self._weighted(_EIGENVECTORS * self.K))
@@ -241,7 +233,9 @@ class _SpectralStep:
             return KMeans(self.K, n_init=self.n_init, random_state=self.seed).fit_predict(rows)
 
     def _weighted(self, count: float) -> Array:
-        """Unit rows of that many eigenvectors, each weighted by how far its eigenvalue lies above the next one's."""
+        """Return unit rows of that many eigenvectors, each weighted by how far its eigenvalue lies above the next
+        one's.
+        """
         vectors, values = self._vectors(math.ceil(count) + 1)
         room = 1.0 - values[-1]
         # No room: as many pieces that hardly hang together as there are vectors, and none weighs less than another.
@@ -249,10 +243,10 @@ class _SpectralStep:
         return _unit_rows(vectors * weight)
 
     def _vectors(self, count: int) -> tuple[Array, Array]:
-        """The top `count` eigenvectors, or all, of the samples that take part, and their eigenvalues."""
+        """Return the top `count` eigenvectors, or all, of the samples that take part, and their eigenvalues."""
         most = min(count, self.edged.size)
         if self.embedding is None or self.embedding.values.size < most:
-            self.embedding = embed(self.W, self.component, most)
+            self.embedding = embed(self.graph, most)
         return self.embedding.vectors[self.edged, :most], self.embedding.values[:most]
 
 
@@ -264,9 +258,9 @@ def cluster_coefficients(
     assign_labels: str = "discretize",
     seed: int = 0,
     **graph: Any,
-) -> tuple[Array, Graph]:
-    """Coefficient matrix (N, N) to ``(labels, affinity)``: :func:`dsclust.graph.affinity.coefficient_affinity`, which
-    takes `graph`, then :func:`spectral_clustering`.
+) -> tuple[Array, AffinityMatrix]:
+    """Return ``(labels, affinity)`` of a coefficient matrix (N, N):
+    :func:`dsclust.graph.affinity.coefficient_affinity`, which takes `graph`, then :func:`spectral_clustering`.
     """
     W = coefficient_affinity(coefficients, n_clusters, **graph)
     labels = spectral_clustering(W, n_clusters, n_eigenvectors=n_eigenvectors, assign_labels=assign_labels, seed=seed)

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsclust.signs import point_upwards
+
 Array = npt.NDArray[Any]
 
 
 def subspace_bases(latent: Array, labels: Array, n_clusters: int, subspace_dim: int) -> list[Array]:
-    """K arrays (d, h), the leading right singular vectors of each cluster's rows of `latent` (N, h), strongest first.
+    """Return K arrays (d, h), the leading right singular vectors of each cluster's rows of `latent` (N, h), strongest
+    first.
 
     Rows are not centered: subspaces pass through the origin. d is `subspace_dim`, or fewer where a cluster has fewer
     samples or dimensions; 0 for an empty one. The largest entry of each vector is positive. Costs an SVD per cluster.
@@ -20,6 +23,5 @@ def subspace_bases(latent: Array, labels: Array, n_clusters: int, subspace_dim: 
     for k in range(n_clusters):
         _, strength, basis = np.linalg.svd(latent[labels == k], full_matrices=False)
         basis = basis[: min(subspace_dim, np.count_nonzero(strength))]
-        peak = np.take_along_axis(basis, np.abs(basis).argmax(axis=1, keepdims=True), axis=1)
-        bases.append(np.where(peak < 0, -basis, basis))
+        bases.append(point_upwards(basis.T).T)
     return bases

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from dsc_ext import MemoryBank, SelfExpression, info_nce, topk_coefficients
 from dsclust.checks import integer, number, one_of
 from dsclust.features.backbones import Backbone, ImageBackbone, build_backbone, parse_size
-from dsclust.features.cache import key, recalled
+from dsclust.features.cache import cache_key, load_or_compute
 from dsclust.features.views import ImageViews, RowViews
 from dsclust.names import Anchor, AssignLabels, words
 from dsclust.parts.collapse import CollapseWarning, complaints, effective_rank, mean_cosine
@@ -270,11 +270,11 @@ class CLBDSCModel(TrainedModel):
         if how.cache is None or self.settings.tune or not isinstance(backbone, ImageBackbone):
             return compute()["rows"]
         settings = {"name": self.settings.backbone, "size": backbone.size, "pixel_range": backbone.pixel_range}
-        name = key(
+        name = cache_key(
             {**settings, "views": None if views is None else asdict(backbone.views)},
             [*backbone.state_dict().values(), x, *([] if views is None else [views])],
         )
-        return recalled(how.cache, name, {"rows": (n, backbone.dim)}, compute)["rows"].to(x)
+        return load_or_compute(how.cache, name, {"rows": (n, backbone.dim)}, compute)["rows"].to(x)
 
     def begin_epoch(self, x: Tensor, epoch: int, generator: torch.Generator) -> None:
         """Draw a view of each sample: one of those kept, or a new one where the backbone is tuned."""

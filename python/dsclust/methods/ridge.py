@@ -18,7 +18,7 @@ from dsclust.checks import integer, number
 from dsclust.parts.closed_form import CenteredForm, CenteredRows
 from dsclust.parts.method import ClosedFormMethod, Pretrained, Problem, register_method
 from dsclust.presets import Preset
-from dsclust.ridge import strongest_ridge
+from dsclust.ridge import sparse_ridge
 
 
 @register_method
@@ -27,7 +27,7 @@ class RidgeMethod(ClosedFormMethod):
     """Settings of ridge self-expression; see `dsclust.RidgeSubspaceClustering`. ValueError for one out of range.
 
     regularization: λ in units of N / K. strongest: entries of each row of ``C + Cᵀ`` that are kept, see
-    `dsclust.ridge.strongest_ridge`; the graph has 5.
+    `dsclust.ridge.sparse_ridge`; the graph has 5.
     """
 
     name: ClassVar[str] = "ridge"
@@ -56,7 +56,7 @@ class RidgeMethod(ClosedFormMethod):
 
 
 class RidgeModel(CenteredForm):
-    """C (N, N) as CSR: of the whole minimizer the entries that `dsclust.ridge.strongest_ridge` keeps."""
+    """C (N, N) as CSR: of the whole minimizer the entries that `dsclust.ridge.sparse_ridge` keeps."""
 
     def __init__(self, features: int, lam: float, strongest: int) -> None:
         super().__init__(features)
@@ -64,4 +64,4 @@ class RidgeModel(CenteredForm):
         self.strongest = strongest
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        return strongest_ridge(latent, self.lam, self.strongest)
+        return sparse_ridge(latent, self.lam, self.strongest)

@@ -72,8 +72,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs"):
-            if getattr(self, name) is not None:
-                integer("TrainConfig", name, getattr(self, name), least=1)
+            integer("TrainConfig", name, getattr(self, name), least=1, optional=True)
         integer("TrainConfig", "n_clusters", self.n_clusters, least=1)
         one_of("TrainConfig", "dtype", self.dtype, ("float32", "float64"))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dsclust.data import Dataset
-from dsclust.features.cache import usable
+from dsclust.features.cache import writable_folder
 from dsclust.parts.method import (
     AutoencoderMethod,
     ClosedFormMethod,
@@ -159,7 +159,7 @@ def _start(run: Run, model: TrainedModel, cache: str | os.PathLike[str] | None, 
         interrupt.stop_if_requested()  # before the first step: nothing worth saving yet
 
     with torch.no_grad():
-        model.start(run.X, Start(run.problem.rows_per_batch, report, usable(cache)))
+        model.start(run.X, Start(run.problem.rows_per_batch, report, writable_folder(cache)))
 
 
 def _train_epoch(
