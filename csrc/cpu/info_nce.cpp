@@ -14,6 +14,8 @@
 #include <cmath>
 #include <limits>
 
+#include "common/dtype.h"
+#include "common/threads.h"
 #include "cpu/simd.h"
 
 namespace dsc::cpu {
@@ -25,8 +27,6 @@ constexpr int64_t kGroupBytes =
     1 << 18;                         // anchors and sums of a group of panels, which share the L2 cache with a slice
 constexpr int64_t kUnits = 64;       // enough to keep many cores busy to the end
 constexpr int64_t kLeastSlices = 8;  // in a split: below, its sums cost more than it is worth
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
 struct Problem {
@@ -70,7 +70,7 @@ struct Plan {
         int64_t end = 0;
         const auto take = [&](int64_t size) {
             const int64_t begin = end;
-            end += divide_up(size, 64) * 64;
+            end += round_up(size, 64);
             return begin;
         };
         const int64_t lanes = panels * columns * sizeof(T);

@@ -7,12 +7,10 @@
 #include <limits>
 #include <type_traits>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "common/dtype.h"
+#include "common/on_support_row.h"
+#include "common/threads.h"
 #include "cpu/simd.h"
-#include "on_support_row.h"
 
 namespace dsc::cpu {
 
@@ -20,14 +18,6 @@ namespace {
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kFactored = 4;  // rows of a factor that are made at a time, some of them beyond the last
-
-int thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 // One thread's memory for rows of k atoms, cut out of the scratch.
 template <class T>
@@ -41,9 +31,9 @@ struct Workspace {
         auto* base = static_cast<unsigned char*>(scratch);
         const auto take = [&](auto*& part, int64_t count) {
             part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(base + bytes);
-            bytes += (count * static_cast<int64_t>(sizeof(*part)) + kLine - 1) / kLine * kLine;
+            bytes += round_up(count * static_cast<int64_t>(sizeof(*part)), kLine);
         };
-        const int64_t widest = (k + kMaxTileColumns) / kMaxTileColumns * kMaxTileColumns;
+        const int64_t widest = round_up(k + 1, kMaxTileColumns);
         take(task.panels, kGramSlice * widest);
         take(task.G, (k + kFactored) * widest);
         take(task.V, (k + kFactored) * widest);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "common/dtype.h"
+#include "common/threads.h"
 #include "cpu/simd.h"
 #include "cpu/sparse_support.h"
 
@@ -17,7 +19,7 @@ Status sparse_self_expression(DType dtype, DType bank, Queue queue, const void* 
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
     if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
-    const Splice splice = splice_rows(support, slot);
+    const Splice splice = splice_rows(rows, B, slot);
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
         const SplicedBank<T> from = {M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice};
@@ -37,7 +39,7 @@ Status sparse_self_expression_grad(DType dtype, DType bank, Queue queue, const i
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
     if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
-    const Splice splice = splice_rows(support, slot);
+    const Splice splice = splice_rows(rows, B, slot);
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
         const SplicedBank<T> from = {M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice};
@@ -55,7 +57,7 @@ Status sparse_self_expression_keys(Queue queue, const int64_t* indices, int64_t 
                                    int64_t targets, int32_t* keys) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
     if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
-    const Splice splice = splice_rows(support, slot);
+    const Splice splice = splice_rows(rows, B, slot);
     const int64_t first_live = bank_targets ? N : 0;
     const bool within = for_each_batch_row(B, B * k, queue, [&](int64_t b) {
         const SparseRow row = support.row(b);
@@ -107,7 +109,7 @@ struct Workspace {
         auto* base = static_cast<unsigned char*>(scratch);
         const auto take = [&](int64_t size) {
             unsigned char* begin = base + bytes;
-            bytes += (size + 63) / 64 * 64;
+            bytes += round_up(size, 64);
             return begin;
         };
         filed = reinterpret_cast<Filed<T>*>(take(entries * static_cast<int64_t>(sizeof(Filed<T>))));
@@ -181,7 +183,7 @@ void sum_targets(const Workspace<T>& w, int64_t targets, const SplicedBank<T>& G
     {
         Unpacked<T> unpacked;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t turn = 0; turn < (targets + kTargets - 1) / kTargets; ++turn) {
+        for (int64_t turn = 0; turn < divide_up(targets, kTargets); ++turn) {
             const int64_t end = std::min((turn + 1) * kTargets, targets);
             for (int64_t t = turn * kTargets; t < end;) {
                 // As many whole targets as fit; one that does not fit by itself is summed in pieces below.
@@ -199,7 +201,7 @@ void sum_targets(const Workspace<T>& w, int64_t targets, const SplicedBank<T>& G
         for (int64_t t = 0; t < targets; ++t) {  // hubs, each by all threads
             const int64_t begin = w.offset[t], count = w.offset[t + 1] - begin;
             if (count <= kPiece) continue;
-            const int64_t pieces = (count + kPiece - 1) / kPiece;
+            const int64_t pieces = divide_up(count, kPiece);
 #pragma omp for schedule(dynamic, 1)
             for (int64_t p = 0; p < pieces; ++p) {
                 const int64_t length = std::min(kPiece, count - p * kPiece);

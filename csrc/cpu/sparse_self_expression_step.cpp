@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
-#include "cpu/row_step.h"
+#include "common/dtype.h"
+#include "common/threads.h"
+#include "cpu/row_stepper.h"
 #include "cpu/sparse_support.h"
 
 namespace dsc::cpu {
@@ -108,7 +110,7 @@ void run(const Problem<T>& p, Queue queue) {
     // The rounding of bf16 moments has a seed of its own for each row.
     const bool adjacent = !p.support.rows && p.stepper.moments != DType::bf16 && k > 0;
     const int64_t together = adjacent ? std::max<int64_t>(kPiece / k, 1) : 1;
-    const int64_t turns = (B + together - 1) / together, turns_each = std::max<int64_t>(kRowsATurn / together, 1);
+    const int64_t turns = divide_up(B, together), turns_each = std::max<int64_t>(kRowsATurn / together, 1);
 #pragma omp parallel num_threads(static_cast<int>(queue)) if (queue > 1 && B * k * p.bank.d > kWorthThreads)
     {
         typename RowStepper<T>::Next next;
@@ -140,7 +142,7 @@ Status sparse_self_expression_step_(DType dtype, DType bank, Queue queue, void* 
     if (!indices_within(support, N, queue)) return {kIndexOutOfRange, kIndicesBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
     if (found_inf && *found_inf != 0.0f) return {};
-    const Splice splice = Z ? splice_rows(support, slot) : Splice{};
+    const Splice splice = Z ? splice_rows(rows, B, slot) : Splice{};
     const Duplicates duplicates(support, scratch);
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/types.h"
-#include "cpu/gather.h"
+#include "common/dtype.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
+#include "cpu/spliced_bank.h"
 
 namespace dsc::cpu {
 
@@ -36,12 +36,6 @@ struct Support {
     }
 };
 
-inline Splice splice_rows(const Support& support, int32_t* slot) {
-    if (!slot) return {};
-    for (int64_t b = 0; b < support.B; ++b) slot[support.rows[b]] = static_cast<int32_t>(b);  // the last duplicate wins
-    return {slot, support.rows, support.B};
-}
-
 template <class T>
 typename Gather<T>::Combine combine_for(DType bank) {
     const Gather<T>& gather = simd_of<T>().gather;
@@ -52,10 +46,6 @@ template <class T>
 typename Gather<T>::Dots dots_for(DType bank) {
     const Gather<T>& gather = simd_of<T>().gather;
     return bank == DType::f16 ? gather.dots_f16 : bank == DType::bf16 ? gather.dots_bf16 : gather.dots;
-}
-
-inline bool known_bank(DType dtype, DType bank) {
-    return bank == dtype || (dtype == DType::f32 && (bank == DType::f16 || bank == DType::bf16));
 }
 
 // Calls body(b) for the rows of the batch; all(bodies).

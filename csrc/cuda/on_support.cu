@@ -1,6 +1,6 @@
 // A warp takes a row of the batch. The Gram matrix of its atoms and target grows in shared memory, a slice of 128 bytes
 // of every atom at a time, each lane adding to tiles of 4 × 4 products of its own; then the warp solves on it, lanes
-// being columns (on_support_row.h), and writes the k coefficients. Nothing else leaves the multiprocessor.
+// being columns (common/on_support_row.h), and writes the k coefficients. Nothing else leaves the multiprocessor.
 //
 // Floor: B k² d FLOP of FP32, half of them for the symmetric half. A tile reads 8 numbers for 16 multiplications, which
 // is what shared memory can deliver for every second one. Shared memory bounds k, and how many warps share a
@@ -8,10 +8,11 @@
 #include <limits>
 #include <type_traits>
 
+#include "common/dtype.h"
 #include "common/half.h"
 #include "common/launch.cuh"
+#include "common/on_support_row.h"
 #include "on_support.h"
-#include "on_support_row.h"
 
 namespace dsc::cuda {
 
