@@ -402,7 +402,7 @@ bool inner_product_self_expression_reads(DType dtype) { return dtype == DType::f
 
 int64_t inner_product_self_expression_scratch(DType dtype, int64_t B, int64_t N, int64_t dq, int64_t dv,
                                               bool backward) {
-    const auto count = [=](auto zero) {
+    return with_computed_type(dtype, [=](auto zero) {
         Scratch<decltype(zero)> scratch = {nullptr};
         if (backward) {
             Backward<decltype(zero)>(scratch, B, N, dq, dv);
@@ -410,8 +410,7 @@ int64_t inner_product_self_expression_scratch(DType dtype, int64_t B, int64_t N,
             Forward<decltype(zero)>(scratch, B, N, dq, dv);
         }
         return scratch.used;
-    };
-    return dtype == DType::f64 ? count(double{}) : count(float{});
+    });
 }
 
 Status inner_product_self_expression(DType dtype, Queue queue, bool, const void* Q, int64_t Q_stride, int64_t B,

@@ -126,7 +126,7 @@ Status on_support(DType dtype, Queue queue, const void* X, int64_t X_stride, int
 int64_t on_support_most(DType) { return std::numeric_limits<int32_t>::max() / 64; }
 
 int64_t on_support_scratch(DType dtype, Queue queue, int64_t k) {
-    return queue * (dtype == DType::f64 ? Workspace<double>(nullptr, k).bytes : Workspace<float>(nullptr, k).bytes);
+    return with_computed_type(dtype, [&](auto zero) { return queue * Workspace<decltype(zero)>(nullptr, k).bytes; });
 }
 
 int64_t on_support_shared(DType, int64_t) { return 0; }

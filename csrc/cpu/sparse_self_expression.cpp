@@ -17,7 +17,7 @@ Status sparse_self_expression(DType dtype, DType bank, Queue queue, const void* 
                               const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
                               const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, void* out) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
     const Splice splice = splice_rows(rows, B, slot);
     return with_real_type(dtype, [&](auto zero) -> Status {
@@ -25,8 +25,8 @@ Status sparse_self_expression(DType dtype, DType bank, Queue queue, const void* 
         const SplicedBank<T> from = {M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice};
         const auto combine = combine_for<T>(bank);
         const bool within = for_each_batch_row(B, B * k * d, queue, [&](int64_t b) {
-            return combine(from, static_cast<const T*>(values) + support.local(b) * values_stride, support.row(b),
-                           static_cast<T*>(out) + b * d);
+            return combine(from, static_cast<const T*>(values) + local_row(support, b) * values_stride,
+                           entries_of(support, b), static_cast<T*>(out) + b * d);
         });
         return within ? Status{} : Status{kIndexOutOfRange, kIndicesBeyond};
     });
@@ -37,7 +37,7 @@ Status sparse_self_expression_grad(DType dtype, DType bank, Queue queue, const i
                                    int64_t d, const int64_t* rows, int64_t B, const void* Z, int64_t Z_stride,
                                    int32_t* slot, bool zero_diagonal, const void* G, int64_t G_stride, void* grad) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
     const Splice splice = splice_rows(rows, B, slot);
     return with_real_type(dtype, [&](auto zero) -> Status {
@@ -45,7 +45,8 @@ Status sparse_self_expression_grad(DType dtype, DType bank, Queue queue, const i
         const SplicedBank<T> from = {M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice};
         const auto dots = dots_for<T>(bank);
         const bool within = for_each_batch_row(B, B * k * d, queue, [&](int64_t b) {
-            return dots(from, static_cast<const T*>(G) + b * G_stride, support.row(b), static_cast<T*>(grad) + b * k);
+            return dots(from, static_cast<const T*>(G) + b * G_stride, entries_of(support, b),
+                        static_cast<T*>(grad) + b * k);
         });
         return within ? Status{} : Status{kIndexOutOfRange, kIndicesBeyond};
     });
@@ -56,11 +57,11 @@ Status sparse_self_expression_keys(Queue queue, const int64_t* indices, int64_t 
                                    int32_t* slot, bool zero_diagonal, bool bank_targets, bool live_targets,
                                    int64_t targets, int32_t* keys) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
     const Splice splice = splice_rows(rows, B, slot);
     const int64_t first_live = bank_targets ? N : 0;
     const bool within = for_each_batch_row(B, B * k, queue, [&](int64_t b) {
-        const SparseRow row = support.row(b);
+        const SparseRow row = entries_of(support, b);
         bool row_within = true;
         for (int64_t s = 0; s < k; ++s) {
             const int64_t j = row.indices[s];
@@ -222,8 +223,8 @@ void sum_targets(const Workspace<T>& w, int64_t targets, const SplicedBank<T>& G
 
 int64_t sparse_self_expression_transposed_scratch(DType dtype, Queue queue, int64_t entries, int64_t targets,
                                                   int64_t d) {
-    return dtype == DType::f64 ? Workspace<double>(nullptr, queue, entries, targets, d).bytes
-                               : Workspace<float>(nullptr, queue, entries, targets, d).bytes;
+    return with_computed_type(
+        dtype, [&](auto zero) { return Workspace<decltype(zero)>(nullptr, queue, entries, targets, d).bytes; });
 }
 
 Status sparse_self_expression_transposed(DType dtype, Queue queue, const int32_t* keys, const int64_t*, int64_t targets,

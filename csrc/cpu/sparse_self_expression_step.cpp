@@ -25,8 +25,8 @@ struct Duplicates {
         if (!first) return;
         next = first + support.n;
         for (int64_t b = support.B - 1; b >= 0; --b) {
-            const int64_t row = support.local(b), later = first[row];
-            const bool known = later > b && later < support.B && support.local(later) == row;
+            const int64_t row = local_row(support, b), later = first[row];
+            const bool known = later > b && later < support.B && local_row(support, later) == row;
             next[b] = known ? static_cast<int32_t>(later) : -1;
             first[row] = static_cast<int32_t>(b);
         }
@@ -37,7 +37,7 @@ struct Duplicates {
 
 bool indices_within(const Support& support, int64_t N, Queue queue) {
     return for_each_batch_row(support.B, support.B * support.k, queue, [&](int64_t b) {
-        const SparseRow row = support.row(b);
+        const SparseRow row = entries_of(support, b);
         bool within = true;
         for (int64_t s = 0; s < row.k; ++s) within &= row.indices[s] < N;
         return within;
@@ -65,10 +65,10 @@ struct Problem {
 template <class T>
 void step_row(const Problem<T>& p, const Simd<T>& simd, int64_t b, typename RowStepper<T>::Next& next) {
     const Support& support = p.support;
-    const int64_t row = support.local(b);
+    const int64_t row = local_row(support, b);
     if (!p.duplicates.steps(b, row)) return;
     T grad[kPiece], other[kPiece];
-    const SparseRow all = support.row(b);
+    const SparseRow all = entries_of(support, b);
     p.stepper.prepare(next, row, support.row_offset + row);
     for (int64_t s0 = 0; s0 < support.k; s0 += kPiece) {
         const int64_t width = std::min(kPiece, support.k - s0);
@@ -92,7 +92,8 @@ void step_adjacent_rows(const Problem<T>& p, const Simd<T>& simd, int64_t b0, in
                         typename RowStepper<T>::Next& next) {
     T grad[kPiece];
     const int64_t k = p.support.k;
-    for (int64_t b = b0; b < b1; ++b) p.dots(p.bank, p.G + b * p.G_stride, p.support.row(b), grad + (b - b0) * k);
+    for (int64_t b = b0; b < b1; ++b)
+        p.dots(p.bank, p.G + b * p.G_stride, entries_of(p.support, b), grad + (b - b0) * k);
     p.unscale(grad, (b1 - b0) * k);
     const int64_t* step = p.stepper.step;
     for (int64_t first = b0, last; first < b1; first = last) {
@@ -138,7 +139,7 @@ Status sparse_self_expression_step_(DType dtype, DType bank, Queue queue, void* 
                                     bool zero_diagonal, const float* grad_scale, const float* found_inf,
                                     void* scratch) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
     if (!indices_within(support, N, queue)) return {kIndexOutOfRange, kIndicesBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
     if (found_inf && *found_inf != 0.0f) return {};

@@ -250,8 +250,8 @@ void merge_rows(const Scratch<T>& s, int64_t first, int64_t last, Records<T> rec
 }  // namespace
 
 int64_t symmetrize_scratch(DType dtype, Queue queue, int64_t n, int64_t entries) {
-    return dtype == DType::f64 ? Scratch<double>(nullptr, queue, n, entries).words
-                               : Scratch<float>(nullptr, queue, n, entries).words;
+    return with_computed_type(dtype,
+                              [&](auto zero) { return Scratch<decltype(zero)>(nullptr, queue, n, entries).words; });
 }
 
 Status symmetrize_count(DType dtype, Queue queue, int64_t n, int64_t entries, const void* values_, const int64_t* crow,

@@ -350,9 +350,11 @@ int64_t topk_coefficients_scratch(DType dtype, Queue queue, int64_t, int64_t N, 
 }
 
 int64_t topk_inner_products_scratch(DType dtype, Queue queue, int64_t B, int64_t N, int64_t d, int64_t k) {
-    const auto bytes = [&](const auto& plan) { return queue * plan.thread_bytes() + plan.merged_bytes; };
-    return dtype == DType::f64 ? bytes(Plan<double>(simd_of<double>(), B, N, d, k, queue))
-                               : bytes(Plan<float>(simd_of<float>(), B, N, d, k, queue));
+    return with_computed_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const Plan<T> plan(simd_of<T>(), B, N, d, k, queue);
+        return queue * plan.thread_bytes() + plan.merged_bytes;
+    });
 }
 
 int64_t topk_inner_products_shared(DType, int64_t) { return 0; }

@@ -362,7 +362,7 @@ bool inner_product_self_expression_reads(DType) { return true; }
 
 int64_t inner_product_self_expression_scratch(DType dtype, int64_t B, int64_t N, int64_t dq, int64_t dv,
                                               bool backward) {
-    return dtype == DType::f64 ? scratch_of<double>(B, N, dq, dv, backward) : scratch_of<float>(B, N, dq, dv, backward);
+    return with_computed_type(dtype, [&](auto zero) { return scratch_of<decltype(zero)>(B, N, dq, dv, backward); });
 }
 
 Status inner_product_self_expression(DType dtype, Queue queue, bool tf32, const void* Q, int64_t Q_stride, int64_t B,

@@ -215,13 +215,15 @@ Status on_support(DType dtype, Queue queue, const void* X, int64_t X_stride, int
 
 }  // namespace
 
-int64_t on_support_most(DType dtype) { return dtype == DType::f64 ? kMostAtoms<double> : kMostAtoms<float>; }
+int64_t on_support_most(DType dtype) {
+    return with_computed_type(dtype, [&](auto zero) { return kMostAtoms<decltype(zero)>; });
+}
 
 int64_t on_support_scratch(DType, Queue, int64_t) { return 0; }
 
 int64_t on_support_shared(DType dtype, int64_t k) {
-    return static_cast<int64_t>(dtype == DType::f64 ? Layout<double>(static_cast<int>(k)).bytes
-                                                    : Layout<float>(static_cast<int>(k)).bytes);
+    return with_computed_type(
+        dtype, [&](auto zero) { return static_cast<int64_t>(Layout<decltype(zero)>(static_cast<int>(k)).bytes); });
 }
 
 Status ridge_on_support(DType dtype, Queue queue, const void* X, int64_t X_stride, int64_t N, int64_t d,

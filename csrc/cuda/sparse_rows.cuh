@@ -8,21 +8,13 @@
 #include "common/bank_row.h"
 #include "common/dtype.h"
 #include "common/launch.cuh"
+#include "common/support.h"
 
 namespace dsc::cuda {
 namespace {
 
 constexpr int kSparseThreads = 256;
 constexpr int kInFlight = 4;
-
-// The sparse coefficients' side: csrc/sparse_self_expression.h says what each is.
-struct Support {
-    const int64_t* indices;
-    int64_t stride, n, row_offset, k;
-    const int64_t* rows;
-    int64_t B;
-    bool zero_diagonal;
-};
 
 template <class Element, class T>
 struct SplicedBank {

@@ -379,14 +379,15 @@ int64_t topk_coefficients_most() { return kMost; }
 int64_t topk_coefficients_scratch(DType, Queue, int64_t, int64_t, int64_t) { return 0; }
 
 int64_t topk_inner_products_scratch(DType dtype, Queue, int64_t B, int64_t N, int64_t d, int64_t) {
-    const bool wide = dtype == DType::f64;
-    const int64_t splits = wide ? Plan<double>(B, N, d).splits : Plan<float>(B, N, d).splits;
-    return B * splits * (kLength * (wide ? 16 : 8) + int64_t(sizeof(int32_t)));
+    return with_computed_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        return B * Plan<T>(B, N, d).splits * (kLength * 2 * int64_t(sizeof(T)) + int64_t(sizeof(int32_t)));
+    });
 }
 
 int64_t topk_inner_products_shared(DType dtype, int64_t d) {
-    return static_cast<int64_t>(dtype == DType::f64 ? Plan<double>(1, 1, d).shared_bytes
-                                                    : Plan<float>(1, 1, d).shared_bytes);
+    return with_computed_type(
+        dtype, [&](auto zero) { return static_cast<int64_t>(Plan<decltype(zero)>(1, 1, d).shared_bytes); });
 }
 
 Status topk_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,
