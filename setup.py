@@ -68,8 +68,9 @@ def find_tool(name: str) -> str:
 
 
 def cuda_archs() -> str:
-    """Return DSCLUST_CUDA_ARCHS, or the GPUs of this machine, or the default list. Not CMake's "native": without a GPU it
-    builds sm_75.
+    """Return DSCLUST_CUDA_ARCHS, or the GPUs of this machine, or the default list.
+
+    Not CMake's "native": without a GPU it builds sm_75.
     """
     if chosen := os.environ.get("DSCLUST_CUDA_ARCHS"):
         return chosen
