@@ -1,3 +1,5 @@
+// Self-expression by thresholded inner products, and its gradients, on the CPU.
+//
 // Attention without softmax, block by block: scores of a few rows against a slice of samples are multiplied,
 // thresholded and used up while they lie in the L1 cache.
 //

@@ -1,3 +1,5 @@
+// Each sample from the atoms of its support, on the CPU.
+//
 // A thread takes a row of the batch at a time: the atoms' Gram matrix with the target as one atom more, k² d / 2
 // multiplications on tiles in registers, and the coefficients from it, all in memory that stays in the thread's caches.
 // Floor: those products; reading k · d numbers from wherever they are cached is below it from k = 20 or so on.

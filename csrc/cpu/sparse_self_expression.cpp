@@ -1,3 +1,5 @@
+// Ẑ and its gradients from k coefficients a row, on the CPU.
+//
 // Each row of the batch gathers the rows of the bank that its k entries name: k · d numbers read for d written, at the
 // rate the caches give them. The transposed product files the entries by target first (a stable counting sort), so that
 // it gathers too and no sum is shared between threads.

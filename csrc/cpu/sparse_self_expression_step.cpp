@@ -1,3 +1,5 @@
+// The step of the batch's rows of sparse coefficients, on the CPU.
+//
 // The gradient of a row of coefficients, k dots with the bank, goes to the stack and from there into the step: no more
 // of it exists than a piece of one row.
 #include "sparse_self_expression_step.h"

@@ -1,3 +1,5 @@
+// Self-expression by thresholded inner products, and its gradients, on the GPU.
+//
 // Attention without softmax: a block owns 64 rows of one side, walks over the rows of the other side 32 at a time, and
 // turns their scores into coefficients, or into the gradient of the scores, in the registers that then multiply the
 // values. One kernel, four passes over the same pairs of queries and samples:

@@ -1,3 +1,5 @@
+// Each sample from the atoms of its support, on the GPU.
+//
 // A warp takes a row of the batch. The Gram matrix of its atoms and target grows in shared memory, a slice of 128 bytes
 // of every atom at a time, each lane adding to tiles of 4 × 4 products of its own; then the warp solves on it, lanes
 // being columns (common/on_support_row.h), and writes the k coefficients. Nothing else leaves the multiprocessor.

@@ -1,3 +1,5 @@
+// W from rows of entries, on the GPU.
+//
 // Every entry is filed in its row and mirrored in the row of its column; a warp sorts and merges each row.
 //
 // Entries arrive in a row in any order (their place is an atomic counter), but are then sorted by the unique key
