@@ -107,14 +107,17 @@ class PlainPaths:
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.links: dict[Path, Path] = {}
-        if not PLAIN.fullmatch(folder):
-            raise SystemExit(f"dsc-ext: TMPDIR must name a folder of letters, digits and . _ + - alone, got {folder!r}")
 
     def __call__(self, path: str | Path, base: str | Path) -> str:
         """Return ``path``, or the same by a link to ``base``, the folder above it that has to be seen as a whole."""
         path, base = Path(path), Path(base)
         if PLAIN.fullmatch(str(path)):
             return str(path)
+        if not PLAIN.fullmatch(str(self.folder)):
+            raise SystemExit(
+                f"dsc-ext: to build with {path} TMPDIR must name a folder of letters, digits and . _ + - alone, "
+                f"got {str(self.folder.parent)!r}"
+            )
         base = base if path.is_relative_to(base) else path.parent
         if base not in self.links:
             self.links[base] = self.folder / f"link{len(self.links)}"

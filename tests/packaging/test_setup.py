@@ -139,6 +139,10 @@ def test_paths_without_odd_characters_stay(choices: ModuleType, tmp_path: Path) 
     assert plain("/a (b)/venv/bin/python", "/a (b)/venv") == f"{tmp_path}/link0/bin/python"
     assert plain("/a (b)/venv/bin/ninja", "/a (b)/venv") == f"{tmp_path}/link0/bin/ninja"
     assert os.readlink(tmp_path / "link0") == "/a (b)/venv"
+    odd = choices.PlainPaths("/tmp (x)/dsc-ext-1")
+    assert odd("/a b/csrc", "/a b") == "/a b/csrc"  # a link that nobody needs is not asked for
+    with pytest.raises(SystemExit, match=r"TMPDIR must name a folder of letters.*got '/tmp \(x\)'"):
+        odd("/a (b)/csrc", "/a (b)")
 
 
 def test_a_cmake_that_cannot_work_is_passed_over(
