@@ -7,7 +7,7 @@ namespace dsc {
 
 //   bank  (N, d) of bank_dtype, row stride bank_stride
 //   rows  (B) slots; of duplicates the last alone counts
-//   scratch (rows_scratch(B)), see rows.h
+//   scratch (rows_scratch(B)), see rows_scratch.h
 //   Z     (B, d) of Z_dtype, row stride Z_stride
 // new = momentum · old + (1 - momentum) · Z, scaled to unit norm if normalize (a zero row stays zero).
 DSC_LAUNCHER(Status bank_scatter_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, int64_t bank_stride,

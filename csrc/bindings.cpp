@@ -13,7 +13,7 @@
 #include "inner_product_self_expression.h"
 #include "on_support.h"
 #include "row_adam.h"
-#include "rows.h"
+#include "rows_scratch.h"
 #include "self_expression.h"
 #include "self_expression_step.h"
 #include "sparse_self_expression.h"

@@ -1,7 +1,7 @@
 // Each sample as a combination of the k that its support names: ridge, elastic net, or orthogonal matching pursuit.
 //
 // What the three share is the Gram matrix of a row's atoms, which is gathered, multiplied and factored in fast memory;
-// csrc/on_support_row.h has what comes after the product, for every backend.
+// common/on_support_row.h has what comes after the product, for every backend.
 #pragma once
 
 #include "common/types.h"

@@ -9,7 +9,7 @@ namespace dsc {
 //   step                    (n)
 //   rows                    (B) rows to step, or null for rows 0 .. B-1; gradients of duplicates are added
 //   grad                    (B, m), row stride grad_stride
-//   scratch                 (rows_scratch(B)), see rows.h; not needed without rows
+//   scratch                 (rows_scratch(B)), see rows_scratch.h; not needed without rows
 // g = grad + weight_decay · c + l1 · sign(c)
 DSC_LAUNCHER(Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg_sq, int64_t* step,
                               int64_t n, int64_t m, const int64_t* rows, const void* grad, int64_t grad_stride,

@@ -30,10 +30,11 @@ OPS = {
 
 
 def advice(native: object | None) -> list[str]:
-    """What is missing and what to do, most important first."""
+    """Return what is missing and what to do, most important first."""
     if native is None:
         return [
-            f"The extension is not usable: {_native.load_error()}. Reinstall from source with "
+            _native.hidden_package()
+            or f"The extension is not usable: {_native.load_error()}. Reinstall from source with "
             "`pip install --no-cache-dir .`; the build prints what it looked for."
         ]
     found = []
@@ -95,7 +96,7 @@ def main() -> int:
 
 
 def launcher(op: str) -> str:
-    """The native function behind an op; symmetrize_affinity is made of several."""
+    """Return the native function behind an op; symmetrize_affinity is made of several."""
     return "symmetrize_fill" if op == "symmetrize_affinity" else op
 
 

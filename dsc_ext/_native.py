@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dsc_ext._C import Launchers
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
@@ -37,13 +45,52 @@ def load() -> ModuleType | None:
                 backends.setdefault("cuda", module.cuda)
         except ImportError as error:
             _load_error = error
+            reason = hidden_package() or f"the compiled extension cannot be loaded ({error})."
             warnings.warn(
-                f"dsc_ext: the compiled extension cannot be loaded ({error}). Every op falls back to plain PyTorch, "
-                "which is slower and copies more. Run `python -m dsc_ext` for a diagnosis.",
+                f"dsc_ext: {reason} Every op falls back to plain PyTorch, which is slower and copies more. "
+                "Run `python -m dsc_ext` for a diagnosis.",
                 RuntimeWarning,
                 stacklevel=2,
             )
     return importlib.import_module("dsc_ext._C") if _load_error is None else None
+
+
+def hidden_package() -> str | None:
+    """Return how this folder hides an installed package with an extension, and what to do; None where it does not.
+
+    In a checkout `python -m`, `python -c` and a notebook import the checkout's own folder, in which nothing was
+    compiled unless it was installed with -e. To install again what is installed would change nothing.
+    """
+    own = Path(__file__).resolve().parent
+    if _has_extension(own):
+        return None
+    other = next((folder for folder in _package_folders() if folder != own and _has_extension(folder)), None)
+    if other is None:
+        return None
+    named = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if own.parent == Path.cwd() and own.parent not in named:
+        option = "-P" if sys.version_info >= (3, 11) else "-I"
+        way_out = f"Change to another folder, or start Python with {option} (`python {option} -m dsc_ext`)"
+    else:
+        way_out = f"Take {own.parent} off the search path (PYTHONPATH, sys.path)"
+    return (
+        f"{own}, which was not compiled for this Python, hides the installed package {other}. {way_out}, or compile "
+        f"this one: `pip install -e .` in {own.parent}."
+    )
+
+
+def _has_extension(folder: Path) -> bool:
+    return any((folder / f"_C{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
+
+
+def _package_folders() -> Iterator[Path]:
+    """Yield the folders of every dsc_ext that could be imported, this one and those that it hides."""
+    for finder in sys.meta_path:  # an editable install may have a finder of its own
+        for path in [[entry] for entry in sys.path] if finder is PathFinder else [None]:
+            find_spec = getattr(finder, "find_spec", None)
+            spec = find_spec and find_spec("dsc_ext", path)
+            for folder in (spec and spec.submodule_search_locations) or ():
+                yield Path(folder).resolve()
 
 
 def load_error() -> Exception | None:
@@ -52,7 +99,7 @@ def load_error() -> Exception | None:
     return _load_error
 
 
-def backend(like: Tensor) -> Any | None:
+def backend(like: Tensor) -> Launchers | None:
     """The launchers for the tensor's device, or None where the reference has to serve."""
     if not _loaded:
         load()

@@ -3,41 +3,22 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
-#ifdef __CUDACC__
-#define DSC_HOST_DEVICE __host__ __device__
-#else
-// Always, because cpu/simd.cpp is compiled for several processors: of a function that is not inlined the linker would
-// keep one copy, perhaps one for a processor wider than the one at hand.
-#define DSC_HOST_DEVICE __attribute__((always_inline))
-#endif
+#include "common/bits.h"
 
 namespace dsc {
-
-DSC_HOST_DEVICE inline float bits_to_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-DSC_HOST_DEVICE inline uint32_t float_to_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 struct BFloat16 {
     uint16_t bits;
 
     BFloat16() = default;
     DSC_HOST_DEVICE explicit BFloat16(float value) {
-        const uint32_t wide = float_to_bits(value);
+        const uint32_t wide = bits_as<uint32_t>(value);
         const bool nan = (wide & 0x7fffffffu) > 0x7f800000u;
         // Adding just under half of the last kept bit, plus that bit itself, is round-to-nearest-even.
         bits = nan ? uint16_t(wide >> 16 | 0x40u) : uint16_t((wide + 0x7fffu + (wide >> 16 & 1u)) >> 16);
     }
-    DSC_HOST_DEVICE explicit operator float() const { return bits_to_float(uint32_t(bits) << 16); }
+    DSC_HOST_DEVICE explicit operator float() const { return bits_as<float>(uint32_t(bits) << 16); }
 };
 
 struct Float16 {
@@ -45,7 +26,7 @@ struct Float16 {
 
     Float16() = default;
     DSC_HOST_DEVICE explicit Float16(float value) {
-        const uint32_t wide = float_to_bits(value);
+        const uint32_t wide = bits_as<uint32_t>(value);
         const uint16_t sign = uint16_t(wide >> 16 & 0x8000u);
         const uint32_t magnitude = wide & 0x7fffffffu;
         if (magnitude > 0x7f800000u) {  // NaN
@@ -53,7 +34,7 @@ struct Float16 {
         } else if (magnitude >= 0x477ff000u) {  // 65520 and above round to infinity
             bits = sign | 0x7c00u;
         } else if (magnitude < 0x38800000u) {  // below 2^-14: subnormal. Adding 1/2 aligns the mantissa and rounds it.
-            bits = sign | uint16_t(float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u);
+            bits = sign | uint16_t(bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000u);
         } else {
             bits = sign | uint16_t((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
         }
@@ -61,9 +42,9 @@ struct Float16 {
     DSC_HOST_DEVICE explicit operator float() const {
         const uint32_t sign = uint32_t(bits & 0x8000u) << 16;
         const uint32_t magnitude = bits & 0x7fffu;
-        if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+        if (magnitude >= 0x7c00u) return bits_as<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
         // 2^112 rebases the exponent, and makes subnormals exact without a special case.
-        return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * 5.192296858534828e33f));
+        return bits_as<float>(sign | bits_as<uint32_t>(bits_as<float>(magnitude << 13) * 5.192296858534828e33f));
     }
 };
 

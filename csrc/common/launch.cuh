@@ -14,6 +14,7 @@
 #include <cassert>
 #endif
 
+#include "common/threads.h"
 #include "common/types.h"
 
 namespace dsc::cuda {
@@ -69,7 +70,7 @@ Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_by
 
 // Blocks to cover n items, capped at what grid.x allows; kernels loop with a grid stride where n may exceed it.
 inline unsigned blocks_for(int64_t n, int64_t per_block) {
-    const int64_t blocks = (n + per_block - 1) / per_block;
+    const int64_t blocks = divide_up(n, per_block);
     return static_cast<unsigned>(blocks < 0x7fffffff ? blocks : 0x7fffffff);
 }
 

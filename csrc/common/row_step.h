@@ -5,11 +5,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define DSC_BOTH __host__ __device__
-#else
-#define DSC_BOTH
-#endif
+#include "common/bits.h"
 
 namespace dsc {
 
@@ -19,10 +15,15 @@ namespace dsc {
 //   proximal  c ← soft(c − lr·(g + λ2·c), lr·λ1), one step of ISTA: exact zeros, no moments, no count
 enum class Rule : int32_t { adam = 0, adamw = 1, proximal = 2 };
 
+struct Rates {
+    Rule rule;
+    double lr, beta1, beta2, eps, weight_decay, l1;
+};
+
 namespace {
 
 // A bijection of 32 bits whose every output bit depends on every input bit (C. Wellons, hash-prospector, lowbias32).
-DSC_BOTH inline uint32_t scrambled(uint32_t x) {
+DSC_HOST_DEVICE inline uint32_t scrambled(uint32_t x) {
     x ^= x >> 16;
     x *= 0x7feb352du;
     x ^= x >> 15;
@@ -31,18 +32,34 @@ DSC_BOTH inline uint32_t scrambled(uint32_t x) {
 }
 
 // What the moments of a row are rounded by at its t-th step; row is the global one.
-DSC_BOTH inline uint32_t rounding_seed(int64_t row, int64_t t) {
+DSC_HOST_DEVICE inline uint32_t rounding_seed(int64_t row, int64_t t) {
     return scrambled(uint32_t(row) ^ scrambled(uint32_t(uint64_t(row) >> 32) ^ scrambled(uint32_t(t))));
 }
 
 // The low half rounds the first moment, the high half the second.
-DSC_BOTH inline uint32_t rounding_noise(uint32_t seed, int64_t column) { return scrambled(seed + uint32_t(column)); }
+DSC_HOST_DEVICE inline uint32_t rounding_noise(uint32_t seed, int64_t column) {
+    return scrambled(seed + uint32_t(column));
+}
 
 // bf16 of the float with these bits, rounded up with the probability of what is cut off: unbiased. noise has 16 bits.
 // Rounding to nearest would freeze a second moment: a step with beta2 = .999 moves it by less than half an ulp.
-DSC_BOTH inline uint16_t stochastic_bf16(uint32_t bits, uint32_t noise) {
+DSC_HOST_DEVICE inline uint16_t stochastic_bf16(uint32_t bits, uint32_t noise) {
     const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
     return uint16_t((nan ? bits | 0x400000u : bits + noise) >> 16);
+}
+
+// A moment as stored, and back; noise has 16 bits.
+template <class T>
+DSC_HOST_DEVICE inline T from_storage(T stored) {
+    return stored;
+}
+DSC_HOST_DEVICE inline float from_storage(uint16_t stored) { return bits_as<float>(uint32_t(stored) << 16); }
+template <class T>
+DSC_HOST_DEVICE inline void to_storage(T value, uint32_t, T& to) {
+    to = value;
+}
+DSC_HOST_DEVICE inline void to_storage(float value, uint32_t noise, uint16_t& to) {
+    to = stochastic_bf16(bits_as<uint32_t>(value), noise);
 }
 
 }  // namespace

@@ -25,16 +25,6 @@ struct Status {
 inline constexpr int32_t kUnsupportedDType = -1;
 inline constexpr int32_t kIndexOutOfRange = -2;
 
-inline Status unsupported_dtype() { return {kUnsupportedDType, "no kernel for this dtype"}; }
-
-// Calls visit with a zero of the dtype's type, for kernels on float32 and float64.
-template <class Visit>
-Status with_real_type(DType dtype, Visit&& visit) {
-    if (dtype == DType::f32) return visit(float{});
-    if (dtype == DType::f64) return visit(double{});
-    return unsupported_dtype();
-}
-
 // Declares a launcher once for every backend, with one signature.
 #define DSC_LAUNCHER(...) \
     namespace cpu {       \

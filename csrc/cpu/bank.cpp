@@ -4,9 +4,10 @@
 
 #include <algorithm>
 
+#include "common/dtype.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
-#include "rows.h"
+#include "rows_scratch.h"
 
 namespace dsc::cpu {
 

@@ -14,6 +14,9 @@
 #include <cmath>
 #include <limits>
 
+#include "common/dtype.h"
+#include "common/info_nce_problem.h"
+#include "common/threads.h"
 #include "cpu/simd.h"
 
 namespace dsc::cpu {
@@ -25,25 +28,6 @@ constexpr int64_t kGroupBytes =
     1 << 18;                         // anchors and sums of a group of panels, which share the L2 cache with a slice
 constexpr int64_t kUnits = 64;       // enough to keep many cores busy to the end
 constexpr int64_t kLeastSlices = 8;  // in a split: below, its sums cost more than it is worth
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T>
-struct Problem {
-    const T* anchor;
-    int64_t anchor_stride;
-    const T* positive;
-    int64_t positive_stride;
-    const T* bank;
-    int64_t bank_stride;
-    int64_t B, N, d;
-    const int64_t* rows;
-    const int64_t* mask;
-    int64_t q;
-    double temperature;
-    T* loss;
-    T* expected;
-};
 
 // How the work is cut up, and where the pieces lie in the scratch.
 template <class T>
@@ -70,7 +54,7 @@ struct Plan {
         int64_t end = 0;
         const auto take = [&](int64_t size) {
             const int64_t begin = end;
-            end += divide_up(size, 64) * 64;
+            end += round_up(size, 64);
             return begin;
         };
         const int64_t lanes = panels * columns * sizeof(T);
@@ -87,8 +71,13 @@ struct Plan {
 template <class T>
 class Run {
   public:
-    Run(const Problem<T>& p, void* scratch, int threads)
-        : p(p), plan(p.B, p.N, p.d, p.q, p.expected), at(static_cast<char*>(scratch)), threads(threads) {}
+    Run(const InfoNceProblem<T>& p, const T* bank, int64_t bank_stride, void* scratch, int threads)
+        : p(p),
+          bank(bank),
+          bank_stride(bank_stride),
+          plan(p.B, p.N, p.d, p.q, p.expected),
+          at(static_cast<char*>(scratch)),
+          threads(threads) {}
 
     bool operator()() {
         bool within = true;
@@ -109,7 +98,9 @@ class Run {
     }
 
   private:
-    const Problem<T> p;
+    const InfoNceProblem<T> p;
+    const T* const bank;
+    const int64_t bank_stride;
     const Plan<T> plan;
     char* const at;
     const int threads;
@@ -174,18 +165,18 @@ class Run {
         const int64_t first = split * plan.per_split, last = std::min(first + plan.per_split, plan.slices);
         for (int64_t slice = first; slice < last; ++slice) {
             const int64_t k = std::min(kSamples, p.N - slice * kSamples);
-            const T* samples = p.bank + slice * kSamples * p.bank_stride;
+            const T* samples = bank + slice * kSamples * bank_stride;
             for (int64_t panel = begin; panel < end; ++panel) {
                 for (int64_t r = 0; r < k; r += simd.tile_rows) {
-                    simd.tile_rows_in_place(count(k - r), samples + r * p.bank_stride, p.bank_stride, anchors(panel),
-                                            p.d, weights + r * plan.columns);
+                    simd.tile_rows_in_place(count(k - r), samples + r * bank_stride, bank_stride, anchors(panel), p.d,
+                                            weights + r * plan.columns);
                 }
                 exclude(slice, panel, weights);
                 simd.softmax(weights, k, lanes(plan.top, split, panel), lanes(plan.sum, split, panel), factor);
                 if (!p.expected) continue;
                 T* E = negatives(split, panel);
                 for (int64_t f = 0; f < p.d; f += simd.tile_rows) {
-                    simd.tile_columns_in_place(count(p.d - f), samples + f, p.bank_stride, weights, k,
+                    simd.tile_columns_in_place(count(p.d - f), samples + f, bank_stride, weights, k,
                                                E + f * plan.columns, slice == first ? nullptr : factor);
                 }
             }
@@ -245,8 +236,7 @@ class Run {
 bool info_nce_reads(DType bank) { return bank == DType::f32 || bank == DType::f64; }
 
 int64_t info_nce_scratch(DType dtype, int64_t B, int64_t N, int64_t d, int64_t q, bool expected) {
-    if (dtype == DType::f64) return Plan<double>(B, N, d, q, expected).bytes;
-    return Plan<float>(B, N, d, q, expected).bytes;
+    return with_computed_type(dtype, [&](auto zero) { return Plan<decltype(zero)>(B, N, d, q, expected).bytes; });
 }
 
 Status info_nce(DType dtype, Queue queue, const void* anchor, int64_t anchor_stride, const void* positive,
@@ -255,22 +245,9 @@ Status info_nce(DType dtype, Queue queue, const void* anchor, int64_t anchor_str
                 void* loss, void* expected) {
     return with_real_type(dtype, [&](auto zero) {
         using T = decltype(zero);
-        const Problem<T> p = {static_cast<const T*>(anchor),
-                              anchor_stride,
-                              static_cast<const T*>(positive),
-                              positive_stride,
-                              static_cast<const T*>(bank),
-                              bank_stride,
-                              B,
-                              N,
-                              d,
-                              rows,
-                              mask,
-                              q,
-                              temperature,
-                              static_cast<T*>(loss),
-                              static_cast<T*>(expected)};
-        if (!Run<T>(p, scratch, static_cast<int>(queue))()) {
+        const InfoNceProblem<T> p(anchor, anchor_stride, positive, positive_stride, B, N, d, rows, mask, q, temperature,
+                                  loss, expected);
+        if (!Run<T>(p, static_cast<const T*>(bank), bank_stride, scratch, static_cast<int>(queue))()) {
             return Status{kIndexOutOfRange, "rows and the columns of mask must lie in [0, N), the samples of the bank"};
         }
         return Status{};

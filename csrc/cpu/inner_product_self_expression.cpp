@@ -1,3 +1,5 @@
+// Self-expression by thresholded inner products, and its gradients, on the CPU.
+//
 // Attention without softmax, block by block: scores of a few rows against a slice of samples are multiplied,
 // thresholded and used up while they lie in the L1 cache.
 //
@@ -11,6 +13,8 @@
 
 #include <algorithm>
 
+#include "common/dtype.h"
+#include "common/threads.h"
 #include "cpu/bank_panels.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
@@ -27,8 +31,6 @@ constexpr int64_t kStride = kMostBlocks * kBlockColumns + 16;  // of scores, an 
                                                                // share a set of the L1 cache
 constexpr int64_t kGroupTiles = 8;    // tiles of rows that share a slice of packed samples in L2
 constexpr int64_t kGroupsWanted = 4;  // of rows in the backward, so that there is work for a few threads
-
-constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // How the samples are cut: chunks are packed one after the other, slices of them meet a group of queries in L2.
 template <class T>
@@ -113,7 +115,7 @@ void pack_rows(const Matrix<T>& m, const Packed<T>& to, int threads) {
 template <class T>
 void pack_samples(const Matrix<T>& m, const Packed<T>& to, int threads) {
     const Simd<T>& simd = simd_of<T>();
-    const int64_t width = simd.tile_columns, panels = (m.rows + width - 1) / width;
+    const int64_t width = simd.tile_columns, panels = divide_up(m.rows, width);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t i = 0; i < panels; ++i) {
         const int count = static_cast<int>(std::min(width, m.rows - i * width));
@@ -124,7 +126,7 @@ void pack_samples(const Matrix<T>& m, const Packed<T>& to, int threads) {
 template <class T>
 void pack_values(const Matrix<T>& m, const Packed<T>& to, int threads) {
     const Simd<T>& simd = simd_of<T>();
-    const int64_t width = simd.tile_columns, slices = (m.rows + kSlice - 1) / kSlice;
+    const int64_t width = simd.tile_columns, slices = divide_up(m.rows, kSlice);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t s = 0; s < slices; ++s) {
         const int64_t j0 = s * kSlice, k = std::min(kSlice, m.rows - j0);
@@ -246,11 +248,11 @@ void forward(const Problem<T>& p, T* buffer, T* out, T* l1, T* l2, int threads) 
     std::fill_n(out, B * p.V.columns, T(0));
     std::fill_n(l1, B, T(0));
     std::fill_n(l2, B, T(0));
-    const int64_t tiles = (B + tile_rows - 1) / tile_rows;
+    const int64_t tiles = divide_up(B, tile_rows);
     // As few groups as hold the tiles, but the same number for every thread. A row's sums do not depend on its group.
-    const int64_t fewest = (tiles + kGroupTiles - 1) / kGroupTiles;
+    const int64_t fewest = divide_up(tiles, kGroupTiles);
     const int64_t wanted = round_up(fewest, threads);
-    const int64_t per_group = wanted > 0 ? (tiles + wanted - 1) / wanted * tile_rows : 1;
+    const int64_t per_group = wanted > 0 ? divide_up(tiles, wanted) * tile_rows : 1;
     for (int64_t j = 0; j < N; j += packed.cut.chunk) {
         const int64_t count = std::min(packed.cut.chunk, N - j);
         pack_samples(rows_of(p.K, j, count), packed.K, threads);
@@ -341,11 +343,11 @@ void backward_block(const Problem<T>& p, const Gradients<T>& g, const Backward<T
 template <class T>
 void backward_chunk(const Problem<T>& p, const Gradients<T>& g, const Backward<T>& packed, int64_t j_begin,
                     int64_t j_end, int threads) {
-    const int64_t B = p.Q.rows, tile_rows = simd_of<T>().tile_rows, tiles = (B + tile_rows - 1) / tile_rows;
-    const int64_t group_tiles = std::clamp<int64_t>((tiles + kGroupsWanted - 1) / kGroupsWanted, 1,
-                                                    sizeof(T) == 4 ? kGroupTiles : kGroupTiles / 2);
-    const int64_t per_group = group_tiles * tile_rows, groups = (B + per_group - 1) / per_group;
-    const int64_t slices = (j_end - j_begin + packed.cut.slice - 1) / packed.cut.slice;
+    const int64_t B = p.Q.rows, tile_rows = simd_of<T>().tile_rows, tiles = divide_up(B, tile_rows);
+    const int64_t group_tiles =
+        std::clamp<int64_t>(divide_up(tiles, kGroupsWanted), 1, sizeof(T) == 4 ? kGroupTiles : kGroupTiles / 2);
+    const int64_t per_group = group_tiles * tile_rows, groups = divide_up(B, per_group);
+    const int64_t slices = divide_up(j_end - j_begin, packed.cut.slice);
     // In round t slice s meets group s + t: the blocks of a round share nothing.
     const int64_t rounds = std::max(groups, slices);
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -402,7 +404,7 @@ bool inner_product_self_expression_reads(DType dtype) { return dtype == DType::f
 
 int64_t inner_product_self_expression_scratch(DType dtype, int64_t B, int64_t N, int64_t dq, int64_t dv,
                                               bool backward) {
-    const auto count = [=](auto zero) {
+    return with_computed_type(dtype, [=](auto zero) {
         Scratch<decltype(zero)> scratch = {nullptr};
         if (backward) {
             Backward<decltype(zero)>(scratch, B, N, dq, dv);
@@ -410,8 +412,7 @@ int64_t inner_product_self_expression_scratch(DType dtype, int64_t B, int64_t N,
             Forward<decltype(zero)>(scratch, B, N, dq, dv);
         }
         return scratch.used;
-    };
-    return dtype == DType::f64 ? count(double{}) : count(float{});
+    });
 }
 
 Status inner_product_self_expression(DType dtype, Queue queue, bool, const void* Q, int64_t Q_stride, int64_t B,

@@ -1,3 +1,5 @@
+// Each sample from the atoms of its support, on the CPU.
+//
 // A thread takes a row of the batch at a time: the atoms' Gram matrix with the target as one atom more, k² d / 2
 // multiplications on tiles in registers, and the coefficients from it, all in memory that stays in the thread's caches.
 // Floor: those products; reading k · d numbers from wherever they are cached is below it from k = 20 or so on.
@@ -7,12 +9,10 @@
 #include <limits>
 #include <type_traits>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "common/dtype.h"
+#include "common/on_support_row.h"
+#include "common/threads.h"
 #include "cpu/simd.h"
-#include "on_support_row.h"
 
 namespace dsc::cpu {
 
@@ -20,14 +20,6 @@ namespace {
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kFactored = 4;  // rows of a factor that are made at a time, some of them beyond the last
-
-int thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 // One thread's memory for rows of k atoms, cut out of the scratch.
 template <class T>
@@ -41,9 +33,9 @@ struct Workspace {
         auto* base = static_cast<unsigned char*>(scratch);
         const auto take = [&](auto*& part, int64_t count) {
             part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(base + bytes);
-            bytes += (count * static_cast<int64_t>(sizeof(*part)) + kLine - 1) / kLine * kLine;
+            bytes += round_up(count * static_cast<int64_t>(sizeof(*part)), kLine);
         };
-        const int64_t widest = (k + kMaxTileColumns) / kMaxTileColumns * kMaxTileColumns;
+        const int64_t widest = round_up(k + 1, kMaxTileColumns);
         take(task.panels, kGramSlice * widest);
         take(task.G, (k + kFactored) * widest);
         take(task.V, (k + kFactored) * widest);
@@ -136,7 +128,7 @@ Status on_support(DType dtype, Queue queue, const void* X, int64_t X_stride, int
 int64_t on_support_most(DType) { return std::numeric_limits<int32_t>::max() / 64; }
 
 int64_t on_support_scratch(DType dtype, Queue queue, int64_t k) {
-    return queue * (dtype == DType::f64 ? Workspace<double>(nullptr, k).bytes : Workspace<float>(nullptr, k).bytes);
+    return with_computed_type(dtype, [&](auto zero) { return queue * Workspace<decltype(zero)>(nullptr, k).bytes; });
 }
 
 int64_t on_support_shared(DType, int64_t) { return 0; }

@@ -3,7 +3,8 @@
 
 #include <algorithm>
 
-#include "cpu/row_step.h"
+#include "common/dtype.h"
+#include "cpu/row_stepper.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/spliced_bank.h"
+
 namespace dsc::cpu {
 
 inline bool all_within(const int64_t* rows, int64_t B, int64_t begin, int64_t end) {
@@ -13,6 +15,23 @@ inline bool all_within(const int64_t* rows, int64_t B, int64_t begin, int64_t en
 // Sorted batches have no duplicates to look for.
 inline bool strictly_increasing(const int64_t* rows, int64_t B) {
     return std::adjacent_find(rows, rows + B, [](int64_t a, int64_t b) { return a >= b; }) == rows + B;
+}
+
+inline void note_positions(const int64_t* rows, int64_t B, int32_t* slot) {
+    for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);  // the last duplicate wins
+}
+
+// slot[j], of `slots` of them, becomes the last position of the batch that holds row j, or -1.
+inline void fill_slots(const int64_t* rows, int64_t B, int32_t* slot, int64_t slots) {
+    std::fill_n(slot, slots, -1);
+    note_positions(rows, B, slot);
+}
+
+// The same for whoever looks by live_row, for which slots need not be cleared. Null: nothing spliced.
+inline Splice splice_rows(const int64_t* rows, int64_t B, int32_t* slot) {
+    if (!slot) return {};
+    note_positions(rows, B, slot);
+    return {slot, rows, B};
 }
 
 // The positions in a batch that hold one row, linked: later(b) and earlier(b) are the next and the previous position

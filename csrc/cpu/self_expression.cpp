@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/dtype.h"
+#include "common/threads.h"
 #include "cpu/bank_panels.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
@@ -68,7 +70,7 @@ void run_block(const Problem<T>& p, const Simd<T>& simd, int64_t b0, int64_t cou
     alignas(64) T panel[kSlice * kMaxTileColumns];
     alignas(64) T edge[kMaxTileRows * kMaxTileColumns];
     const char* from[kMaxTileRows * kSlice * sizeof(T) / kFetched];
-    const int64_t tiles = (count + simd.tile_rows - 1) / simd.tile_rows;
+    const int64_t tiles = divide_up(count, simd.tile_rows);
     for (int64_t j0 = 0; j0 < p.N; j0 += kSlice) {
         const int64_t k = std::min(kSlice, p.N - j0);
         const bool accumulate = j0 > 0;
@@ -103,30 +105,24 @@ void run_block(const Problem<T>& p, const Simd<T>& simd, int64_t b0, int64_t cou
 template <class T>
 void run(const Problem<T>& p, int threads) {
     const Simd<T>& simd = simd_of<T>();
-    const int64_t tiles = (p.B + simd.tile_rows - 1) / simd.tile_rows;
-    const int64_t panels = (p.d + simd.tile_columns - 1) / simd.tile_columns;
-    const int64_t fewest = (tiles + kMaxTiles - 1) / kMaxTiles;
+    const int64_t tiles = divide_up(p.B, simd.tile_rows);
+    const int64_t panels = divide_up(p.d, simd.tile_columns);
+    const int64_t fewest = divide_up(tiles, kMaxTiles);
     int64_t down = 0, across = 0;
     for (int64_t a = 1; a <= std::min<int64_t>(panels, threads); ++a) {
-        const int64_t each = (threads + a - 1) / a;           // blocks of rows it takes to give every thread one
-        const int64_t d = (fewest + each - 1) / each * each;  // and the same number for every thread
+        const int64_t each = divide_up(threads, a);  // blocks of rows it takes to give every thread one
+        const int64_t d = round_up(fewest, each);    // and the same number for every thread
         if (down == 0 || d * p.d + a * p.B < down * p.d + across * p.B) down = d, across = a;
     }
-    const int64_t rows = (tiles + down - 1) / down * simd.tile_rows;
-    const int64_t columns = (panels + across - 1) / across * simd.tile_columns;
-    down = (p.B + rows - 1) / rows;
-    across = (p.d + columns - 1) / columns;
+    const int64_t rows = divide_up(tiles, down) * simd.tile_rows;
+    const int64_t columns = divide_up(panels, across) * simd.tile_columns;
+    down = divide_up(p.B, rows);
+    across = divide_up(p.d, columns);
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
     for (int64_t block = 0; block < down * across; ++block) {
         const int64_t b0 = block / across * rows, c0 = block % across * columns;
         run_block(p, simd, b0, std::min(rows, p.B - b0), c0, std::min(c0 + columns, p.d));
     }
-}
-
-// Which position of the batch holds row j, the last of duplicates, or -1.
-void fill_slots(const int64_t* rows, int64_t B, int32_t* slot, int64_t N) {
-    std::fill_n(slot, N, -1);
-    for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);
 }
 
 }  // namespace

@@ -23,12 +23,11 @@
 
 #include <algorithm>
 #include <cstring>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
+#include "common/dtype.h"
+#include "common/threads.h"
 #include "cpu/bank_panels.h"
-#include "cpu/row_step.h"
+#include "cpu/row_stepper.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
 
@@ -44,15 +43,7 @@ constexpr int64_t kItemsPerThread = 4;
 constexpr int64_t kBlockColumns = 512;       // at most, of a run: fetched, multiplied and stepped in turn
 constexpr int64_t kBlockProducts = 1 << 14;  // for each row of a block: what takes as long as its fetching
 
-int64_t thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
-int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+constexpr int64_t kLine = 64;
 
 // How the work is cut, and where the scratch of a thread begins, in order: panels of the bank, a tile of G, a block of
 // gradient.
@@ -66,25 +57,25 @@ struct Plan {
 
     Plan(int64_t B_, int64_t N_, int64_t d_, int64_t threads) : B(B_), N(N_), d(d_) {
         const Simd<T>& simd = simd_of<T>();
-        const int64_t tiles = (B + simd.tile_rows - 1) / simd.tile_rows;
+        const int64_t tiles = divide_up(B, simd.tile_rows);
         const int64_t most_chunks = std::max<int64_t>(1, tiles / kFewestTiles), items = kItemsPerThread * threads;
-        const int64_t fewest_runs = (items + most_chunks - 1) / most_chunks;
+        const int64_t fewest_runs = divide_up(items, most_chunks);
         const int64_t panel_bytes = std::max<int64_t>(1, d * simd.tile_columns * sizeof(T));
         const int64_t most = std::min(kRunColumns / simd.tile_columns, std::max<int64_t>(1, kPanelBytes / panel_bytes));
         const int64_t least = std::min(kLeastRunColumns / simd.tile_columns, most);
-        const int64_t all_panels = (N + simd.tile_columns - 1) / simd.tile_columns;
-        const int64_t panels = std::clamp((all_panels + fewest_runs - 1) / fewest_runs, least, most);
+        const int64_t all_panels = divide_up(N, simd.tile_columns);
+        const int64_t panels = std::clamp(divide_up(all_panels, fewest_runs), least, most);
         width = panels * simd.tile_columns;
         block = std::clamp(kBlockProducts / std::max<int64_t>(1, d), kBlockColumns / 4, kBlockColumns);
         block = block / simd.tile_columns * simd.tile_columns;
-        const int64_t runs = (all_panels + panels - 1) / panels;
-        chunks = std::min(most_chunks, (items + runs - 1) / runs);
-        G_stride = (d + 15) / 16 * 16 + 16;  // not a power of two: rows would fall on the same lines of the cache
-        panels_bytes = aligned(panels * panel_bytes);
-        G_bytes = aligned(simd.tile_rows * G_stride * sizeof(T));
-        grad_bytes = aligned(simd.tile_rows * block * sizeof(T));
+        const int64_t runs = divide_up(all_panels, panels);
+        chunks = std::min(most_chunks, divide_up(items, runs));
+        G_stride = round_up(d, 16) + 16;  // not a power of two: rows would fall on the same lines of the cache
+        panels_bytes = round_up(panels * panel_bytes, kLine);
+        G_bytes = round_up(simd.tile_rows * G_stride * sizeof(T), kLine);
+        grad_bytes = round_up(simd.tile_rows * block * sizeof(T), kLine);
     }
-    int64_t positions_bytes() const { return aligned(B * sizeof(int64_t)); }
+    int64_t positions_bytes() const { return round_up(B * sizeof(int64_t), kLine); }
     int64_t thread_bytes() const { return panels_bytes + G_bytes + grad_bytes; }
 };
 
@@ -179,7 +170,7 @@ void run_item(const Problem<T>& p, const Plan<T>& plan, int64_t first, int64_t c
         for (int64_t k = 0; k < width; k += plan.block) {
             const int64_t end = std::min(k + plan.block, width);
             const Ahead<T> ahead(p, t, valid, j0 + k, end - k);
-            const int64_t products = (end - k + simd.tile_columns - 1) / simd.tile_columns;
+            const int64_t products = divide_up(end - k, simd.tile_columns);
             for (int64_t i = 0; i < products; ++i) {
                 const int64_t j = k + i * simd.tile_columns;
                 simd.tile_fetching(A, plan.G_stride, panels + j / simd.tile_columns * panel, p.d, grad + j - k,
@@ -199,9 +190,9 @@ void run_item(const Problem<T>& p, const Plan<T>& plan, int64_t first, int64_t c
 template <class T>
 void run(const Problem<T>& p, const Plan<T>& plan, int threads, char* scratch) {
     const int64_t tile_rows = simd_of<T>().tile_rows;
-    const int64_t tiles = (p.count + tile_rows - 1) / tile_rows, runs = (p.N + plan.width - 1) / plan.width;
-    const int64_t chunk = (tiles + plan.chunks - 1) / plan.chunks * tile_rows;
-    const int64_t chunks = (p.count + chunk - 1) / chunk;
+    const int64_t tiles = divide_up(p.count, tile_rows), runs = divide_up(p.N, plan.width);
+    const int64_t chunk = divide_up(tiles, plan.chunks) * tile_rows;
+    const int64_t chunks = divide_up(p.count, chunk);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         char* own = scratch + thread_number() * plan.thread_bytes();
@@ -238,10 +229,7 @@ Status self_expression_step_(DType dtype, Queue queue, bool, void* C, int64_t n,
     if (found_inf && *found_inf != 0) return {};
     int64_t* positions = static_cast<int64_t*>(scratch);
     int64_t count = 0;
-    if (rows) {
-        std::fill_n(slot, std::max(N, row_offset + n), -1);
-        for (int64_t b = 0; b < B; ++b) slot[rows[b]] = static_cast<int32_t>(b);
-    }
+    if (rows) fill_slots(rows, B, slot, std::max(N, row_offset + n));
     for (int64_t b = 0; b < B; ++b) {
         if (!rows || slot[rows[b]] == b) positions[count++] = b;
     }

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "cpu/gather.h"
+#include "cpu/spliced_bank.h"
 #include "cpu/support_task.h"
 
 namespace dsc::cpu {
@@ -73,7 +73,7 @@ struct InstructionSet {
     const char* name;
     Simd<float> f32;
     Simd<double> f64;
-    // [bank's dtype][live row's dtype]: what becomes of d numbers of the bank, see bank_row.h.
+    // [bank's dtype][live row's dtype]: what becomes of d numbers of the bank, see common/bank_row.h.
     void (*bank_row[4][4])(void* old, const void* live, int64_t d, bool normalize, double momentum);
 };
 

@@ -1,3 +1,5 @@
+// Ẑ and its gradients from k coefficients a row, on the CPU.
+//
 // Each row of the batch gathers the rows of the bank that its k entries name: k · d numbers read for d written, at the
 // rate the caches give them. The transposed product files the entries by target first (a stable counting sort), so that
 // it gathers too and no sum is shared between threads.
@@ -5,6 +7,8 @@
 
 #include <algorithm>
 
+#include "common/dtype.h"
+#include "common/threads.h"
 #include "cpu/simd.h"
 #include "cpu/sparse_support.h"
 
@@ -15,16 +19,16 @@ Status sparse_self_expression(DType dtype, DType bank, Queue queue, const void* 
                               const void* M, int64_t M_stride, int64_t N, int64_t d, const int64_t* rows, int64_t B,
                               const void* Z, int64_t Z_stride, int32_t* slot, bool zero_diagonal, void* out) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
-    const Splice splice = splice_rows(support, slot);
+    const Splice splice = splice_rows(rows, B, slot);
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
         const SplicedBank<T> from = {M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice};
         const auto combine = combine_for<T>(bank);
         const bool within = for_each_batch_row(B, B * k * d, queue, [&](int64_t b) {
-            return combine(from, static_cast<const T*>(values) + support.local(b) * values_stride, support.row(b),
-                           static_cast<T*>(out) + b * d);
+            return combine(from, static_cast<const T*>(values) + local_row(support, b) * values_stride,
+                           entries_of(support, b), static_cast<T*>(out) + b * d);
         });
         return within ? Status{} : Status{kIndexOutOfRange, kIndicesBeyond};
     });
@@ -35,15 +39,16 @@ Status sparse_self_expression_grad(DType dtype, DType bank, Queue queue, const i
                                    int64_t d, const int64_t* rows, int64_t B, const void* Z, int64_t Z_stride,
                                    int32_t* slot, bool zero_diagonal, const void* G, int64_t G_stride, void* grad) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
-    const Splice splice = splice_rows(support, slot);
+    const Splice splice = splice_rows(rows, B, slot);
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
         const SplicedBank<T> from = {M, M_stride, N, d, static_cast<const T*>(Z), Z_stride, splice};
         const auto dots = dots_for<T>(bank);
         const bool within = for_each_batch_row(B, B * k * d, queue, [&](int64_t b) {
-            return dots(from, static_cast<const T*>(G) + b * G_stride, support.row(b), static_cast<T*>(grad) + b * k);
+            return dots(from, static_cast<const T*>(G) + b * G_stride, entries_of(support, b),
+                        static_cast<T*>(grad) + b * k);
         });
         return within ? Status{} : Status{kIndexOutOfRange, kIndicesBeyond};
     });
@@ -54,11 +59,11 @@ Status sparse_self_expression_keys(Queue queue, const int64_t* indices, int64_t 
                                    int32_t* slot, bool zero_diagonal, bool bank_targets, bool live_targets,
                                    int64_t targets, int32_t* keys) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
-    const Splice splice = splice_rows(support, slot);
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
+    const Splice splice = splice_rows(rows, B, slot);
     const int64_t first_live = bank_targets ? N : 0;
     const bool within = for_each_batch_row(B, B * k, queue, [&](int64_t b) {
-        const SparseRow row = support.row(b);
+        const SparseRow row = entries_of(support, b);
         bool row_within = true;
         for (int64_t s = 0; s < k; ++s) {
             const int64_t j = row.indices[s];
@@ -107,7 +112,7 @@ struct Workspace {
         auto* base = static_cast<unsigned char*>(scratch);
         const auto take = [&](int64_t size) {
             unsigned char* begin = base + bytes;
-            bytes += (size + 63) / 64 * 64;
+            bytes += round_up(size, 64);
             return begin;
         };
         filed = reinterpret_cast<Filed<T>*>(take(entries * static_cast<int64_t>(sizeof(Filed<T>))));
@@ -181,7 +186,7 @@ void sum_targets(const Workspace<T>& w, int64_t targets, const SplicedBank<T>& G
     {
         Unpacked<T> unpacked;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t turn = 0; turn < (targets + kTargets - 1) / kTargets; ++turn) {
+        for (int64_t turn = 0; turn < divide_up(targets, kTargets); ++turn) {
             const int64_t end = std::min((turn + 1) * kTargets, targets);
             for (int64_t t = turn * kTargets; t < end;) {
                 // As many whole targets as fit; one that does not fit by itself is summed in pieces below.
@@ -199,7 +204,7 @@ void sum_targets(const Workspace<T>& w, int64_t targets, const SplicedBank<T>& G
         for (int64_t t = 0; t < targets; ++t) {  // hubs, each by all threads
             const int64_t begin = w.offset[t], count = w.offset[t + 1] - begin;
             if (count <= kPiece) continue;
-            const int64_t pieces = (count + kPiece - 1) / kPiece;
+            const int64_t pieces = divide_up(count, kPiece);
 #pragma omp for schedule(dynamic, 1)
             for (int64_t p = 0; p < pieces; ++p) {
                 const int64_t length = std::min(kPiece, count - p * kPiece);
@@ -220,8 +225,8 @@ void sum_targets(const Workspace<T>& w, int64_t targets, const SplicedBank<T>& G
 
 int64_t sparse_self_expression_transposed_scratch(DType dtype, Queue queue, int64_t entries, int64_t targets,
                                                   int64_t d) {
-    return dtype == DType::f64 ? Workspace<double>(nullptr, queue, entries, targets, d).bytes
-                               : Workspace<float>(nullptr, queue, entries, targets, d).bytes;
+    return with_computed_type(
+        dtype, [&](auto zero) { return Workspace<decltype(zero)>(nullptr, queue, entries, targets, d).bytes; });
 }
 
 Status sparse_self_expression_transposed(DType dtype, Queue queue, const int32_t* keys, const int64_t*, int64_t targets,

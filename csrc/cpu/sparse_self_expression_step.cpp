@@ -1,10 +1,14 @@
+// The step of the batch's rows of sparse coefficients, on the CPU.
+//
 // The gradient of a row of coefficients, k dots with the bank, goes to the stack and from there into the step: no more
 // of it exists than a piece of one row.
 #include "sparse_self_expression_step.h"
 
 #include <algorithm>
 
-#include "cpu/row_step.h"
+#include "common/dtype.h"
+#include "common/threads.h"
+#include "cpu/row_stepper.h"
 #include "cpu/sparse_support.h"
 
 namespace dsc::cpu {
@@ -23,8 +27,8 @@ struct Duplicates {
         if (!first) return;
         next = first + support.n;
         for (int64_t b = support.B - 1; b >= 0; --b) {
-            const int64_t row = support.local(b), later = first[row];
-            const bool known = later > b && later < support.B && support.local(later) == row;
+            const int64_t row = local_row(support, b), later = first[row];
+            const bool known = later > b && later < support.B && local_row(support, later) == row;
             next[b] = known ? static_cast<int32_t>(later) : -1;
             first[row] = static_cast<int32_t>(b);
         }
@@ -35,7 +39,7 @@ struct Duplicates {
 
 bool indices_within(const Support& support, int64_t N, Queue queue) {
     return for_each_batch_row(support.B, support.B * support.k, queue, [&](int64_t b) {
-        const SparseRow row = support.row(b);
+        const SparseRow row = entries_of(support, b);
         bool within = true;
         for (int64_t s = 0; s < row.k; ++s) within &= row.indices[s] < N;
         return within;
@@ -63,10 +67,10 @@ struct Problem {
 template <class T>
 void step_row(const Problem<T>& p, const Simd<T>& simd, int64_t b, typename RowStepper<T>::Next& next) {
     const Support& support = p.support;
-    const int64_t row = support.local(b);
+    const int64_t row = local_row(support, b);
     if (!p.duplicates.steps(b, row)) return;
     T grad[kPiece], other[kPiece];
-    const SparseRow all = support.row(b);
+    const SparseRow all = entries_of(support, b);
     p.stepper.prepare(next, row, support.row_offset + row);
     for (int64_t s0 = 0; s0 < support.k; s0 += kPiece) {
         const int64_t width = std::min(kPiece, support.k - s0);
@@ -90,7 +94,8 @@ void step_adjacent_rows(const Problem<T>& p, const Simd<T>& simd, int64_t b0, in
                         typename RowStepper<T>::Next& next) {
     T grad[kPiece];
     const int64_t k = p.support.k;
-    for (int64_t b = b0; b < b1; ++b) p.dots(p.bank, p.G + b * p.G_stride, p.support.row(b), grad + (b - b0) * k);
+    for (int64_t b = b0; b < b1; ++b)
+        p.dots(p.bank, p.G + b * p.G_stride, entries_of(p.support, b), grad + (b - b0) * k);
     p.unscale(grad, (b1 - b0) * k);
     const int64_t* step = p.stepper.step;
     for (int64_t first = b0, last; first < b1; first = last) {
@@ -108,7 +113,7 @@ void run(const Problem<T>& p, Queue queue) {
     // The rounding of bf16 moments has a seed of its own for each row.
     const bool adjacent = !p.support.rows && p.stepper.moments != DType::bf16 && k > 0;
     const int64_t together = adjacent ? std::max<int64_t>(kPiece / k, 1) : 1;
-    const int64_t turns = (B + together - 1) / together, turns_each = std::max<int64_t>(kRowsATurn / together, 1);
+    const int64_t turns = divide_up(B, together), turns_each = std::max<int64_t>(kRowsATurn / together, 1);
 #pragma omp parallel num_threads(static_cast<int>(queue)) if (queue > 1 && B * k * p.bank.d > kWorthThreads)
     {
         typename RowStepper<T>::Next next;
@@ -136,11 +141,11 @@ Status sparse_self_expression_step_(DType dtype, DType bank, Queue queue, void* 
                                     bool zero_diagonal, const float* grad_scale, const float* found_inf,
                                     void* scratch) {
     const Support support = {indices, indices_stride, n, row_offset, k, rows, B, zero_diagonal};
-    if (!support.rows_within()) return {kIndexOutOfRange, kRowsBeyond};
+    if (!rows_within(support)) return {kIndexOutOfRange, kRowsBeyond};
     if (!indices_within(support, N, queue)) return {kIndexOutOfRange, kIndicesBeyond};
     if (!known_bank(dtype, bank)) return unsupported_dtype();
     if (found_inf && *found_inf != 0.0f) return {};
-    const Splice splice = Z ? splice_rows(support, slot) : Splice{};
+    const Splice splice = Z ? splice_rows(rows, B, slot) : Splice{};
     const Duplicates duplicates(support, scratch);
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);

@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/types.h"
-#include "cpu/gather.h"
+#include "common/dtype.h"
+#include "common/support.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
+#include "cpu/spliced_bank.h"
 
 namespace dsc::cpu {
 
@@ -18,28 +19,21 @@ inline constexpr int64_t kWorthThreads = 16384;  // multiplications that are
 inline constexpr const char* kRowsBeyond = "rows must lie in [row_offset, row_offset + n), the rows of values";
 inline constexpr const char* kIndicesBeyond = "indices must be below N, the rows of the bank";
 
-// The sparse coefficients' side: which entries row b of the batch has.
-struct Support {
-    const int64_t* indices;
-    int64_t stride, n, row_offset, k;
-    const int64_t* rows;
-    int64_t B;
-    bool zero_diagonal;
+inline bool rows_within(const Support& support) {
+    const int64_t begin = support.row_offset;
+    return !support.rows || all_within(support.rows, support.B, begin, begin + support.n);
+}
 
-    bool rows_within() const { return !rows || all_within(rows, B, row_offset, row_offset + n); }
-    int64_t local(int64_t b) const { return rows ? rows[b] - row_offset : b; }
-    SparseRow row(int64_t b) const {
-        const int64_t i = local(b);
-        const int64_t later = b + std::max<int64_t>(kAhead / std::max<int64_t>(k, 1), 1);
-        const int64_t* next = later < B ? indices + local(later) * stride : nullptr;
-        return {indices + i * stride, next, k, zero_diagonal ? row_offset + i : -1};
-    }
-};
+// The row of the coefficients that row b of the batch is, and its entries.
+inline int64_t local_row(const Support& support, int64_t b) {
+    return support.rows ? support.rows[b] - support.row_offset : b;
+}
 
-inline Splice splice_rows(const Support& support, int32_t* slot) {
-    if (!slot) return {};
-    for (int64_t b = 0; b < support.B; ++b) slot[support.rows[b]] = static_cast<int32_t>(b);  // the last duplicate wins
-    return {slot, support.rows, support.B};
+inline SparseRow entries_of(const Support& support, int64_t b) {
+    const int64_t i = local_row(support, b);
+    const int64_t later = b + std::max<int64_t>(kAhead / std::max<int64_t>(support.k, 1), 1);
+    const int64_t* next = later < support.B ? support.indices + local_row(support, later) * support.stride : nullptr;
+    return {support.indices + i * support.stride, next, support.k, support.zero_diagonal ? support.row_offset + i : -1};
 }
 
 template <class T>
@@ -52,10 +46,6 @@ template <class T>
 typename Gather<T>::Dots dots_for(DType bank) {
     const Gather<T>& gather = simd_of<T>().gather;
     return bank == DType::f16 ? gather.dots_f16 : bank == DType::bf16 ? gather.dots_bf16 : gather.dots;
-}
-
-inline bool known_bank(DType dtype, DType bank) {
-    return bank == dtype || (dtype == DType::f32 && (bank == DType::f16 || bank == DType::bf16));
 }
 
 // Calls body(b) for the rows of the batch; all(bodies).

@@ -1,4 +1,4 @@
-// A row's atoms and target, and the memory in which simd/on_support.h finds its coefficients.
+// A row's atoms and target, and the memory in which simd/solve_on_support.h finds its coefficients.
 #pragma once
 
 #include <cstdint>

@@ -17,12 +17,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/dtype.h"
+#include "common/symmetrize_combine.h"
+#include "common/threads.h"
 #include "cpu/pages.h"
-#include "symmetrize_combine.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace dsc::cpu {
 
@@ -80,7 +78,7 @@ struct Scratch {
     template <class P>
     void take(int64_t* base, P*& pointer, int64_t length) {
         pointer = reinterpret_cast<P*>(base + words);
-        words += (length * int64_t(sizeof(P)) + 7) / 8;
+        words += divide_up(length * int64_t(sizeof(P)), 8);
     }
     void take(int64_t* base, Records<T>& records, int64_t length) {
         take(base, records.key, length);
@@ -92,12 +90,8 @@ struct Scratch {
 
     // Where a block files what it received: on its thread's desk, which stays in the cache, if there is room.
     Records<T> filed(int64_t block) const {
-#ifdef _OPENMP
-        const int thread = omp_get_thread_num();
-#else
-        const int thread = 0;
-#endif
-        return received[block + 1] - received[block] <= room ? desk + thread * room : overflow + received[block];
+        return received[block + 1] - received[block] <= room ? desk + thread_number() * room
+                                                             : overflow + received[block];
     }
 
     // Calls work(block, its first row, the row after its last, its row of `place`).
@@ -256,8 +250,8 @@ void merge_rows(const Scratch<T>& s, int64_t first, int64_t last, Records<T> rec
 }  // namespace
 
 int64_t symmetrize_scratch(DType dtype, Queue queue, int64_t n, int64_t entries) {
-    return dtype == DType::f64 ? Scratch<double>(nullptr, queue, n, entries).words
-                               : Scratch<float>(nullptr, queue, n, entries).words;
+    return with_computed_type(dtype,
+                              [&](auto zero) { return Scratch<decltype(zero)>(nullptr, queue, n, entries).words; });
 }
 
 Status symmetrize_count(DType dtype, Queue queue, int64_t n, int64_t entries, const void* values_, const int64_t* crow,

@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/dtype.h"
+#include "common/symmetrize_combine.h"
+#include "common/threads.h"
 #include "cpu/pages.h"
 #include "cpu/simd.h"
 #include "symmetrize_affinity.h"
-#include "symmetrize_combine.h"
 
 namespace dsc::cpu {
 
@@ -93,7 +95,7 @@ void fill_rows(const Dense<T>& p, int64_t I, const int64_t* crow, int64_t* out_c
 }  // namespace
 
 int64_t symmetrize_dense_scratch(int64_t n) {
-    const int64_t tiles = (n + kTile - 1) / kTile;
+    const int64_t tiles = divide_up(n, kTile);
     return tiles * tiles * kTile;
 }
 
@@ -102,7 +104,7 @@ Status symmetrize_dense_count(DType dtype, Queue queue, int64_t n, const void* C
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
         const T* C = static_cast<const T*>(C_);
-        const int64_t tiles = (n + kTile - 1) / kTile;
+        const int64_t tiles = divide_up(n, kTile);
         const int threads = tiles < 4 ? 1 : static_cast<int>(queue);
         uint64_t* bits = reinterpret_cast<uint64_t*>(scratch);
         in_large_pages(bits, tiles * tiles * kTile * 8);
@@ -137,7 +139,7 @@ Status symmetrize_dense_fill(DType dtype, Queue queue, int64_t n, const void* C,
                              int64_t* scratch, const int64_t* out_crow, int64_t* out_column, void* out_values) {
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
-        const int64_t tiles = (n + kTile - 1) / kTile;
+        const int64_t tiles = divide_up(n, kTile);
         const int threads = tiles < 4 ? 1 : static_cast<int>(queue);
         const Dense<T> p = {static_cast<const T*>(C), C_stride, n, tiles, reinterpret_cast<const uint64_t*>(scratch)};
         in_large_pages(out_column, out_crow[n] * int64_t(sizeof(int64_t)));

@@ -4,9 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "common/dtype.h"
+#include "common/threads.h"
 
 namespace dsc::cpu {
 
@@ -54,12 +53,7 @@ template <class T>
 void run(const T* C, int64_t C_stride, int64_t n, int64_t m, double rho, Candidate* scratch, T* out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 8) if (threads > 1)
     for (int64_t i = 0; i < n; ++i) {
-#ifdef _OPENMP
-        Candidate* mine = scratch + omp_get_thread_num() * m;
-#else
-        Candidate* mine = scratch;
-#endif
-        threshold_row(C + i * C_stride, m, rho, mine, out + i * m);
+        threshold_row(C + i * C_stride, m, rho, scratch + thread_number() * m, out + i * m);
     }
 }
 

@@ -12,14 +12,12 @@
 #include <functional>
 #include <limits>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "common/dtype.h"
+#include "common/ranked.h"
+#include "common/threads.h"
 #include "cpu/bank_panels.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
-#include "ranked.h"
 
 namespace dsc::cpu {
 
@@ -34,16 +32,6 @@ constexpr int64_t kGroupBlocks = 128, kFewestBlocks = 4;  // numbers in such a g
 constexpr int64_t kListBytes = 4 * 1024 * 1024;           // what the lists of a group may take
 constexpr int64_t kShortest = 2048;                       // samples in a split, at least
 constexpr int64_t kFirstBytes = 256 * 1024;               // what the scores for a query's first bar may take
-
-int thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
-int64_t rounded(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 
 // Room for a row's candidates: the k best so far and as many that came after the last cut.
 int64_t capacity_of(int64_t N, int64_t k) { return std::min(N, k + std::max<int64_t>(k, 24)); }
@@ -102,7 +90,7 @@ void select_row(const T* row, int64_t N, int64_t own, const Simd<T>& simd, Selec
     alignas(kLine) T bar[kMaxTileColumns], tail[kMaxTileColumns] = {}, maxima[kMaxRowGroups];
     const int width = simd.tile_columns;
     const int64_t wanted = best.k + (own >= 0);  // the sample's own number may be one of the maxima
-    const int64_t sets = rounded(groups_for(wanted), width) / width, per_set = std::min(N / width / sets, kGroupBlocks);
+    const int64_t sets = divide_up(groups_for(wanted), width), per_set = std::min(N / width / sets, kGroupBlocks);
     if (sets * width <= kMaxRowGroups && per_set >= kFewestBlocks) {
         for (int64_t i = 0; i < sets; ++i)
             simd.maxima(row + i * per_set * width, per_set, !kSigned, maxima + i * width);
@@ -172,16 +160,16 @@ struct Plan {
 
     Plan(const Simd<T>& simd, int64_t B, int64_t N, int64_t d, int64_t k, int64_t threads) {
         const int64_t width = simd.tile_columns, key = 2 * sizeof(T);
-        const int64_t panel = rounded(std::max<int64_t>(d, 1) * width * sizeof(T), kLine);
-        const int64_t needed = (B + width - 1) / width, list = std::min(N, 2 * k + 24) * width * key;
+        const int64_t panel = round_up(std::max<int64_t>(d, 1) * width * sizeof(T), kLine);
+        const int64_t needed = divide_up(B, width), list = std::min(N, 2 * k + 24) * width * key;
         const int64_t most =
             std::clamp<int64_t>(std::min(kGroupBytes / panel, kListBytes / std::max<int64_t>(list, 1)), 1, kMaxPanels);
-        const int64_t even = rounded((needed + most - 1) / most, threads);  // groups, as many for every thread
-        panels = std::max<int64_t>((needed + even - 1) / std::max<int64_t>(even, 1), 1);
+        const int64_t even = round_up(divide_up(needed, most), threads);  // groups, as many for every thread
+        panels = std::max<int64_t>(divide_up(needed, std::max<int64_t>(even, 1)), 1);
         group = panels * width;
-        groups = (B + group - 1) / group;
+        groups = divide_up(B, group);
         splits = std::clamp<int64_t>(threads / std::max<int64_t>(groups, 1), 1, std::max<int64_t>(N / kShortest, 1));
-        split_length = (N + splits - 1) / splits;
+        split_length = divide_up(N, splits);
 
         stride = d + (-d & (kLine / sizeof(T) - 1));
         if (stride % 256 == 0) {
@@ -195,11 +183,11 @@ struct Plan {
         if (first_tiles == 0) first_groups = 0;
 
         panel_bytes = panels * panel;
-        block_bytes = rounded(std::max<int64_t>(tiles * tile, 1), kLine);
-        kept_bytes = rounded(group * capacity * key, kLine);
+        block_bytes = round_up(std::max<int64_t>(tiles * tile, 1), kLine);
+        kept_bytes = round_up(group * capacity * key, kLine);
         first_bytes = first_groups * first_tiles * scores;
-        maxima_bytes = rounded(first_groups * (width + 1) * sizeof(T), kLine);
-        merged_bytes = splits == 1 ? 0 : rounded(B * splits * k * key, kLine);
+        maxima_bytes = round_up(first_groups * (width + 1) * sizeof(T), kLine);
+        merged_bytes = splits == 1 ? 0 : round_up(B * splits * k * key, kLine);
     }
     int64_t thread_bytes() const { return panel_bytes + block_bytes + kept_bytes + first_bytes + maxima_bytes; }
 };
@@ -288,7 +276,7 @@ struct Group {
     void run() {
         const int width = simd.tile_columns;
         alignas(kLine) T scores[kMaxTileRows * kMaxTileColumns];
-        const int64_t used = (count + width - 1) / width, step = plan.tiles * simd.tile_rows;
+        const int64_t used = divide_up(count, width), step = plan.tiles * simd.tile_rows;
         int64_t j0 = j_begin;
         for (int64_t i = 0; i < used; ++i) {
             const int valid = static_cast<int>(std::min<int64_t>(width, count - i * width));
@@ -362,9 +350,11 @@ int64_t topk_coefficients_scratch(DType dtype, Queue queue, int64_t, int64_t N, 
 }
 
 int64_t topk_inner_products_scratch(DType dtype, Queue queue, int64_t B, int64_t N, int64_t d, int64_t k) {
-    const auto bytes = [&](const auto& plan) { return queue * plan.thread_bytes() + plan.merged_bytes; };
-    return dtype == DType::f64 ? bytes(Plan<double>(simd_of<double>(), B, N, d, k, queue))
-                               : bytes(Plan<float>(simd_of<float>(), B, N, d, k, queue));
+    return with_computed_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const Plan<T> plan(simd_of<T>(), B, N, d, k, queue);
+        return queue * plan.thread_bytes() + plan.merged_bytes;
+    });
 }
 
 int64_t topk_inner_products_shared(DType, int64_t) { return 0; }

@@ -5,9 +5,10 @@
 // first. Nothing is read on the host: the FIFO cursor is advanced on the device, by the block itself if it is the only
 // one, else in a launch of its own after the rows are in, since every block reads it.
 #include "bank.h"
-#include "bank_row.h"
+#include "common/bank_row.h"
+#include "common/dtype.h"
 #include "cuda/block.cuh"
-#include "rows.h"
+#include "rows_scratch.h"
 
 namespace dsc::cuda {
 
@@ -73,7 +74,7 @@ __device__ bool is_last(const Table& table, const int64_t* rows, int64_t b, int6
 template <class Bank, class Live, class Sum>
 __device__ void enter_row(Bank* old, const Live* live, int64_t d, bool normalize, double momentum, int rank, int team,
                           Sum sum) {
-    using Acc = typename Compute<Bank, Live>::type;
+    using Acc = Mixed<Bank, Live>;
     const Acc keep = static_cast<Acc>(momentum);
     Acc scale = 1;
     if (normalize) {
@@ -120,6 +121,14 @@ __global__ void __launch_bounds__(kThreads, 8)
 
 __global__ void advance_cursor_kernel(int64_t* cursor, int64_t B, int64_t N) { *cursor = (slot_of(cursor, N) + B) % N; }
 
+// Calls visit with a zero of either type.
+template <class Visit>
+Status with_both_types(DType bank, DType live, Visit&& visit) {
+    return with_storage_type(bank, [&](auto bank_zero) {
+        return with_storage_type(live, [&](auto live_zero) { return visit(bank_zero, live_zero); });
+    });
+}
+
 }  // namespace
 
 int64_t rows_scratch(int64_t B) { return 2 * Table::size_for(B); }
@@ -135,7 +144,7 @@ Status bank_scatter_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, i
         done = launch(note_rows_kernel, dim3(blocks_for(B, kThreads)), dim3(kThreads), 0, queue, table, rows, B);
         if (!done) return done;
     }
-    return with_bank_types(bank_dtype, Z_dtype, [&](auto bank_zero, auto live_zero) {
+    return with_both_types(bank_dtype, Z_dtype, [&](auto bank_zero, auto live_zero) {
         using Bank = decltype(bank_zero);
         using Live = decltype(live_zero);
         return launch(bank_scatter_kernel<Bank, Live>, dim3(blocks_for(B, 1)), dim3(kThreads), 0, queue,
@@ -148,7 +157,7 @@ Status bank_push_(DType bank_dtype, DType Z_dtype, Queue queue, void* bank, int6
                   int64_t* cursor, const void* Z, int64_t Z_stride, int64_t B, bool normalize) {
     const int64_t first = B > N ? B - N : 0;
     const unsigned blocks = (B - first) * d <= kNumbersForOneBlock ? 1 : blocks_for(B - first, kThreads / kWarp);
-    const Status written = with_bank_types(bank_dtype, Z_dtype, [&](auto bank_zero, auto live_zero) {
+    const Status written = with_both_types(bank_dtype, Z_dtype, [&](auto bank_zero, auto live_zero) {
         using Bank = decltype(bank_zero);
         using Live = decltype(live_zero);
         return launch(bank_push_kernel<Bank, Live>, dim3(blocks), dim3(kThreads), 0, queue, static_cast<Bank*>(bank),

@@ -12,6 +12,8 @@
 //
 // Floor: 2·B·N·d FLOP for the loss, 4·B·N·d with E, on tensor cores; bytes N·d·⌈B/64⌉ from the L2 cache. Extra memory:
 // splits × B × d sums, and with a mask one bit a score.
+#include "common/dtype.h"
+#include "common/info_nce_problem.h"
 #include "cuda/block.cuh"
 #include "cuda/tile.cuh"
 #include "info_nce.h"
@@ -25,21 +27,6 @@ using Shape = TileShape<4, 1, 1, kStep / 8>;
 constexpr int kMergeThreads = 128;
 constexpr int64_t kMostSplits = 264;  // room in the merge; two blocks on each of 132 multiprocessors
 
-template <class T>
-struct Problem {
-    const T* anchor;
-    int64_t anchor_stride;
-    const T* positive;
-    int64_t positive_stride;
-    int64_t B, N, d;
-    const int64_t* rows;
-    const int64_t* mask;
-    int64_t q;
-    double temperature;
-    T* loss;
-    T* expected;
-};
-
 // How many columns of E a block holds. float64 is there for checks of gradients: one narrow kernel serves it.
 int64_t width_of(bool is_double, int64_t d) { return is_double ? 32 : d <= 64 ? 64 : 128; }
 
@@ -50,17 +37,17 @@ struct Plan {
 
     Plan(bool is_double, int64_t B, int64_t N, int64_t d, int64_t q, bool expected) {
         const int64_t width = width_of(is_double, d), size = is_double ? 8 : 4;
-        chunks = d > width ? (d + width - 1) / width : 1;
-        steps = words = (N + kStep - 1) / kStep;
+        chunks = d > width ? divide_up(d, width) : 1;
+        steps = words = divide_up(N, kStep);
         // Two blocks fit on a multiprocessor. A split of 16 steps reads four times what its sums move.
-        const int64_t filling = splits_to_fill(2 * ((B + Shape::kRows - 1) / Shape::kRows) * chunks, steps, 16);
+        const int64_t filling = splits_to_fill(2 * (divide_up(B, Shape::kRows)) * chunks, steps, 16);
         const int64_t wanted = filling < kMostSplits ? filling : kMostSplits;
-        per_split = steps > 0 ? (steps + wanted - 1) / wanted : 1;
-        splits = steps > 0 ? (steps + per_split - 1) / per_split : 1;
+        per_split = steps > 0 ? divide_up(steps, wanted) : 1;
+        splits = steps > 0 ? divide_up(steps, per_split) : 1;
         int64_t end = 0;
         const auto take = [&](int64_t count) {
             const int64_t begin = end;
-            end += (count + 63) / 64 * 64;
+            end += round_up(count, 64);
             return begin;
         };
         top = take(splits * chunks * B * size);
@@ -123,7 +110,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 2) info_nce_kernel(Stream<S> 
     DSC_DYNAMIC_SHARED(T, shared);
     const int64_t b0 = int64_t(blockIdx.x) * Shape::kRows;
     const int64_t chunk = blockIdx.y, first = blockIdx.z * p.per_split;
-    const int64_t steps_in_all = (p.N + kStep - 1) / kStep;
+    const int64_t steps_in_all = divide_up(p.N, kStep);
     const int64_t steps = first + p.per_split < steps_in_all ? p.per_split : steps_in_all - first;
     const bool resident = p.chunks == 1;  // the anchors stay; else they come along with each piece of the bank
     const auto M_of = [&](int stage) { return shared + stage * kStep * kStride; };
@@ -237,7 +224,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 2) info_nce_kernel(Stream<S> 
 // A block per anchor: the splits' sums become the loss and, chunk by chunk, the expected negative.
 template <class T>
 __global__ void __launch_bounds__(kMergeThreads)
-    info_nce_merge_kernel(Problem<T> p, const T* tops, const T* sums, const T* negatives, int64_t splits,
+    info_nce_merge_kernel(InfoNceProblem<T> p, const T* tops, const T* sums, const T* negatives, int64_t splits,
                           int64_t chunks, int64_t width) {
     __shared__ double factor[kMostSplits];
     for (int64_t b = blockIdx.x; b < p.B; b += gridDim.x) {
@@ -288,7 +275,8 @@ Status stream(const Stream<S>& p, int64_t blocks_of_E, int64_t splits, bool tf32
 }
 
 template <class S>
-Status run(const Problem<Computed<S>>& p, const S* bank, int64_t bank_stride, bool tf32, char* scratch, Queue queue) {
+Status run(const InfoNceProblem<Computed<S>>& p, const S* bank, int64_t bank_stride, bool tf32, char* scratch,
+           Queue queue) {
     using T = Computed<S>;
     constexpr bool kDouble = std::is_same_v<T, double>;
     const Plan plan(kDouble, p.B, p.N, p.d, p.q, p.expected != nullptr);
@@ -348,28 +336,13 @@ Status info_nce(DType dtype, Queue queue, const void* anchor, int64_t anchor_str
                 int64_t positive_stride, const void* bank, int64_t bank_stride, int64_t B, int64_t N, int64_t d,
                 const int64_t* rows, const int64_t* mask, int64_t q, double temperature, bool tf32, void* scratch,
                 void* loss, void* expected) {
-    const auto with = [&](auto zero) {
+    return with_storage_type(dtype, [&](auto zero) {
         using S = decltype(zero);
         using T = Computed<S>;
-        const Problem<T> p = {static_cast<const T*>(anchor),
-                              anchor_stride,
-                              static_cast<const T*>(positive),
-                              positive_stride,
-                              B,
-                              N,
-                              d,
-                              rows,
-                              mask,
-                              q,
-                              temperature,
-                              static_cast<T*>(loss),
-                              static_cast<T*>(expected)};
+        const InfoNceProblem<T> p(anchor, anchor_stride, positive, positive_stride, B, N, d, rows, mask, q, temperature,
+                                  loss, expected);
         return run<S>(p, static_cast<const S*>(bank), bank_stride, tf32, static_cast<char*>(scratch), queue);
-    };
-    if (dtype == DType::f64) return with(double{});
-    if (dtype == DType::f16) return with(Float16{});
-    if (dtype == DType::bf16) return with(BFloat16{});
-    return with(float{});
+    });
 }
 
 }  // namespace dsc::cuda

@@ -1,3 +1,5 @@
+// Self-expression by thresholded inner products, and its gradients, on the GPU.
+//
 // Attention without softmax: a block owns 64 rows of one side, walks over the rows of the other side 32 at a time, and
 // turns their scores into coefficients, or into the gradient of the scores, in the registers that then multiply the
 // values. One kernel, four passes over the same pairs of queries and samples:
@@ -20,6 +22,7 @@
 // order.
 #include <initializer_list>
 
+#include "common/dtype.h"
 #include "cuda/block.cuh"
 #include "cuda/tile.cuh"
 #include "inner_product_self_expression.h"
@@ -60,7 +63,7 @@ struct Pass {
     T *out, *l1, *l2, *dthreshold;  // each for one split after the other; l1 and dthreshold may be null
 };
 
-__device__ inline int parts_of(int64_t columns) { return columns > 0 ? int((columns + kWidth - 1) / kWidth) : 0; }
+__device__ inline int parts_of(int64_t columns) { return columns > 0 ? int(divide_up(columns, kWidth)) : 0; }
 
 // visit(piece, number, row, column) for each number of the lane's tile.
 template <class Visit>
@@ -200,7 +203,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Computed<S>) == 4 ? 2 : 1) pa
         if (used == parts) used = 0, use0 += kColumns;
     };
 
-    const int64_t tiles = end > begin ? (end - begin + kColumns - 1) / kColumns : 0;
+    const int64_t tiles = end > begin ? divide_up(end - begin, kColumns) : 0;
     pipeline<kStages>(tiles * parts, fetch, use);
 
     T* const out = p.out + blockIdx.z * p.own.rows * p.values.columns;
@@ -265,11 +268,11 @@ struct Plan {
 template <class T>
 Plan plan_of(int64_t own, int64_t other, int64_t columns) {
     Plan plan;
-    plan.tiles = (own + kRows - 1) / kRows;
-    plan.chunks = columns > 0 ? (columns + kSums<T> * kWidth - 1) / (kSums<T> * kWidth) : 1;
-    const int64_t steps = (other + kColumns - 1) / kColumns;
+    plan.tiles = divide_up(own, kRows);
+    plan.chunks = columns > 0 ? divide_up(columns, kSums<T> * kWidth) : 1;
+    const int64_t steps = divide_up(other, kColumns);
     plan.splits = splits_to_fill(plan.tiles * plan.chunks, steps);
-    plan.split_length = (steps + plan.splits - 1) / plan.splits * kColumns;
+    plan.split_length = divide_up(steps, plan.splits) * kColumns;
     return plan;
 }
 
@@ -350,22 +353,6 @@ int64_t scratch_of(int64_t B, int64_t N, int64_t dq, int64_t dv, bool backward) 
     return most;
 }
 
-// Calls visit with a zero of the dtype's type.
-template <class Visit>
-Status with_storage_type(DType dtype, Visit&& visit) {
-    switch (dtype) {
-        case DType::f32:
-            return visit(float{});
-        case DType::f64:
-            return visit(double{});
-        case DType::f16:
-            return visit(Float16{});
-        case DType::bf16:
-            return visit(BFloat16{});
-    }
-    return unsupported_dtype();
-}
-
 template <class S>
 Matrix<S> matrix(const void* at, int64_t stride, int64_t rows, int64_t columns) {
     return {static_cast<const S*>(at), stride, rows, columns};
@@ -377,7 +364,7 @@ bool inner_product_self_expression_reads(DType) { return true; }
 
 int64_t inner_product_self_expression_scratch(DType dtype, int64_t B, int64_t N, int64_t dq, int64_t dv,
                                               bool backward) {
-    return dtype == DType::f64 ? scratch_of<double>(B, N, dq, dv, backward) : scratch_of<float>(B, N, dq, dv, backward);
+    return with_computed_type(dtype, [&](auto zero) { return scratch_of<decltype(zero)>(B, N, dq, dv, backward); });
 }
 
 Status inner_product_self_expression(DType dtype, Queue queue, bool tf32, const void* Q, int64_t Q_stride, int64_t B,

@@ -1,6 +1,8 @@
+// Each sample from the atoms of its support, on the GPU.
+//
 // A warp takes a row of the batch. The Gram matrix of its atoms and target grows in shared memory, a slice of 128 bytes
 // of every atom at a time, each lane adding to tiles of 4 × 4 products of its own; then the warp solves on it, lanes
-// being columns (on_support_row.h), and writes the k coefficients. Nothing else leaves the multiprocessor.
+// being columns (common/on_support_row.h), and writes the k coefficients. Nothing else leaves the multiprocessor.
 //
 // Floor: B k² d FLOP of FP32, half of them for the symmetric half. A tile reads 8 numbers for 16 multiplications, which
 // is what shared memory can deliver for every second one. Shared memory bounds k, and how many warps share a
@@ -8,10 +10,11 @@
 #include <limits>
 #include <type_traits>
 
+#include "common/dtype.h"
 #include "common/half.h"
 #include "common/launch.cuh"
+#include "common/on_support_row.h"
 #include "on_support.h"
-#include "on_support_row.h"
 
 namespace dsc::cuda {
 
@@ -214,13 +217,15 @@ Status on_support(DType dtype, Queue queue, const void* X, int64_t X_stride, int
 
 }  // namespace
 
-int64_t on_support_most(DType dtype) { return dtype == DType::f64 ? kMostAtoms<double> : kMostAtoms<float>; }
+int64_t on_support_most(DType dtype) {
+    return with_computed_type(dtype, [&](auto zero) { return kMostAtoms<decltype(zero)>; });
+}
 
 int64_t on_support_scratch(DType, Queue, int64_t) { return 0; }
 
 int64_t on_support_shared(DType dtype, int64_t k) {
-    return static_cast<int64_t>(dtype == DType::f64 ? Layout<double>(static_cast<int>(k)).bytes
-                                                    : Layout<float>(static_cast<int>(k)).bytes);
+    return with_computed_type(
+        dtype, [&](auto zero) { return static_cast<int64_t>(Layout<decltype(zero)>(static_cast<int>(k)).bytes); });
 }
 
 Status ridge_on_support(DType dtype, Queue queue, const void* X, int64_t X_stride, int64_t N, int64_t d,

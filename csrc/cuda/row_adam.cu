@@ -3,6 +3,7 @@
 // Floor: 28 bytes an element in float32 (reads c, m, v, grad; writes c, m, v) over the memory bandwidth; arithmetic is
 // hidden. Deterministic: an element is written by one thread; gradients of duplicate rows are added in the order of the
 // batch.
+#include "common/dtype.h"
 #include "cuda/block.cuh"
 #include "cuda/row_step.cuh"
 #include "row_adam.h"
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) count_steps_kernel(int64_t* step, co
 Status row_adam_(DType dtype, Queue queue, void* C, void* exp_avg, void* exp_avg_sq, int64_t* step, int64_t n,
                  int64_t m, const int64_t* rows, const void* grad, int64_t grad_stride, int64_t B, double lr,
                  double beta1, double beta2, double eps, double weight_decay, double l1, int64_t*) {
-    const int64_t pieces = (m + kPiece - 1) / kPiece;
+    const int64_t pieces = divide_up(m, kPiece);
     const dim3 grid(blocks_for(B, 1), static_cast<unsigned>(pieces < kMaxPieces ? pieces : kMaxPieces));
     const Rates rates = {Rule::adam, lr, beta1, beta2, eps, weight_decay, l1};
     return with_real_type(dtype, [&](auto zero) -> Status {

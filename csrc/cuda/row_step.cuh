@@ -7,11 +7,6 @@
 namespace dsc::cuda {
 namespace {
 
-struct Rates {
-    Rule rule;
-    double lr, beta1, beta2, eps, weight_decay, l1;
-};
-
 // The constants of one step of one row. step_size = lr / (1 - beta1^t), second_moment_root = sqrt(1 - beta2^t), keep
 // is what decoupled decay leaves of c; of a proximal step: step_size = lr, l1 = the threshold.
 template <class T>
@@ -42,27 +37,6 @@ __device__ RowStep<T> row_step(const Rates& rates, int64_t row, int64_t t) {
     s.keep = T(rates.rule == Rule::adamw ? 1.0 - rates.lr * rates.weight_decay : 1.0);
     s.seed = rounding_seed(row, t);
     return s;
-}
-
-// A moment as stored, and back; noise has 16 bits.
-template <class T>
-__device__ T from_storage(T stored) {
-    return stored;
-}
-__device__ inline float from_storage(uint16_t stored) {
-    const uint32_t bits = uint32_t(stored) << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-template <class T>
-__device__ void to_storage(T value, uint32_t, T& to) {
-    to = value;
-}
-__device__ inline void to_storage(float value, uint32_t noise, uint16_t& to) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    to = stochastic_bf16(bits, noise);
 }
 
 // One element of column `column`; m and v are not touched by a proximal step.

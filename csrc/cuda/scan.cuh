@@ -11,7 +11,7 @@ constexpr int kScanThreads = 256;
 constexpr int64_t kScanEach = 8;
 constexpr int64_t kScanPiece = kScanThreads * kScanEach;
 
-__host__ __device__ inline int64_t scan_pieces(int64_t n) { return (n + kScanPiece - 1) / kScanPiece; }
+__host__ __device__ inline int64_t scan_pieces(int64_t n) { return divide_up(n, kScanPiece); }
 
 __global__ void __launch_bounds__(kScanThreads) piece_sums_kernel(const int64_t* counts, int64_t n, int64_t* sums) {
     const int64_t begin = blockIdx.x * kScanPiece, end = begin + kScanPiece < n ? begin + kScanPiece : n;

@@ -12,6 +12,7 @@
 //
 // float32 is exact (3xTF32) unless tf32 is allowed; double by FP64 tensor cores. Deterministic: splits are summed in
 // order by a second kernel, no atomics on values.
+#include "common/dtype.h"
 #include "cuda/slots.cuh"
 #include "cuda/tile.cuh"
 #include "self_expression.h"
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(Product<T, NT>::Shape::kThreads, Product<T, NT
     };
     constexpr Tf32 kTf32 = tf32_of<T, kExact>;
     Tile<T, 2, NT> sum;
-    pipeline<2>((j_end - j_begin + kStep - 1) / kStep, fetch, [&](int64_t, int stage) {
+    pipeline<2>(divide_up(j_end - j_begin, kStep), fetch, [&](int64_t, int stage) {
         const T* const C_tile = shared + stage * P::kStage;
         multiply<kStep, kTf32, kTf32>(sum, C_tile + Shape::first_row() * P::kC, P::kC,
                                       C_tile + Shape::kRows * P::kC + Shape::first_column(), P::kM);
@@ -146,8 +147,8 @@ Status run(Operands<T> p, bool tf32, Queue queue, int32_t* slot, int64_t splits,
     if (slot) {
         if (Status s = fill_slots(queue, p.rows, p.B, 0, p.N, slot, p.N); !s) return s;
     }
-    const int64_t steps = (p.N + kStep - 1) / kStep;
-    p.split_length = (steps + splits - 1) / splits * kStep;
+    const int64_t steps = divide_up(p.N, kStep);
+    p.split_length = divide_up(steps, splits) * kStep;
     constexpr int kMost = sizeof(T) == 8 ? 4 : 8;  // pieces: more accumulators do not fit beside what they need
     const int pieces = pieces_for(p.d, kMost);
     const auto product = pieces == 2 ? run_product<T, 2> : pieces == 4 ? run_product<T, 4> : run_product<T, kMost>;
@@ -161,7 +162,7 @@ Status run(Operands<T> p, bool tf32, Queue queue, int32_t* slot, int64_t splits,
 }  // namespace
 
 int64_t self_expression_splits(int64_t B, int64_t N, int64_t d) {
-    return splits_to_fill(tiles_for(B, d, pieces_for(d, 8)), (N + kStep - 1) / kStep);
+    return splits_to_fill(tiles_for(B, d, pieces_for(d, 8)), divide_up(N, kStep));
 }
 
 Status self_expression(DType dtype, Queue queue, bool tf32, const void* C, int64_t C_stride, int64_t n,

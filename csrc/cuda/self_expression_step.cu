@@ -7,6 +7,7 @@
 // Floor: 24·B·N bytes in float32, 16 with moments of 16 bits (reads and writes C and both moments, once; past the
 // caches, which keep the bank), 2·B·N·d FLOP: d/12 FLOP a byte, bandwidth-bound up to d = 400 in 3xTF32 (A100).
 // Deterministic: an element is written by one thread; duplicates of a row are added in the order of the batch first.
+#include "common/dtype.h"
 #include "cuda/block.cuh"
 #include "cuda/row_step.cuh"
 #include "cuda/slots.cuh"
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, kExact>) self_expr
     DSC_DYNAMIC_SHARED(T, shared);
     __shared__ PreparedRow<T> prepared[Shape::kRows];
     if (p.found_inf && *p.found_inf != 0.0f) return;
-    const int64_t row_tiles = (p.B + Shape::kRows - 1) / Shape::kRows;
+    const int64_t row_tiles = divide_up(p.B, Shape::kRows);
     const int64_t b0 = blockIdx.x % row_tiles * Shape::kRows, j0 = blockIdx.x / row_tiles * Shape::kColumns;
 
     const bool wide_G = wide_rows(p.G, p.G_stride);
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<T, kExact>) self_expr
     };
     constexpr Tf32 kTf32 = tf32_of<T, kExact>;
     Tile<T, 2, kPieces> grad;
-    pipeline<2>((p.d + kStep - 1) / kStep, fetch, [&](int64_t, int stage) {
+    pipeline<2>(divide_up(p.d, kStep), fetch, [&](int64_t, int stage) {
         const T* const G_tile = shared + stage * kStage;
         multiply_rows<kStep, kTf32, kTf32>(grad, G_tile + Shape::first_row() * kStride, kStride,
                                            G_tile + (Shape::kRows + Shape::first_column()) * kStride, kStride);
@@ -165,7 +166,7 @@ __global__ void prepare_rows_kernel(Operands<T> p, int64_t* step) {
 }
 
 // Bytes of scratch before the prepared rows: gradients with their duplicates added, (B, d).
-int64_t sums_bytes(int64_t B, int64_t d, int64_t element) { return (B * d * element + 63) / 64 * 64; }
+int64_t sums_bytes(int64_t B, int64_t d, int64_t element) { return round_up(B * d * element, 64); }
 
 template <class T>
 Status run(Operands<T> p, DType moments, bool tf32, int64_t* step, int32_t* slot, T* sums, Queue queue) {

@@ -5,23 +5,16 @@
 // of them read the entries' rows together, 16 bytes a lane if everything is aligned to that, four rows in flight.
 #pragma once
 
-#include "bank_row.h"
+#include "common/bank_row.h"
+#include "common/dtype.h"
 #include "common/launch.cuh"
+#include "common/support.h"
 
 namespace dsc::cuda {
 namespace {
 
 constexpr int kSparseThreads = 256;
 constexpr int kInFlight = 4;
-
-// The sparse coefficients' side: csrc/sparse_self_expression.h says what each is.
-struct Support {
-    const int64_t* indices;
-    int64_t stride, n, row_offset, k;
-    const int64_t* rows;
-    int64_t B;
-    bool zero_diagonal;
-};
 
 template <class Element, class T>
 struct SplicedBank {
@@ -118,12 +111,8 @@ bool wide(const SplicedBank<Element, T>& bank, const T* G, int64_t G_stride) {
 // Calls visit(T{}, Element{}) for the dtype of the values and that of the bank.
 template <class Visit>
 Status with_sparse_types(DType dtype, DType bank, Visit&& visit) {
-    if (dtype == DType::f64 && bank == DType::f64) return visit(double{}, double{});
-    if (dtype != DType::f32) return unsupported_dtype();
-    if (bank == DType::f32) return visit(float{}, float{});
-    if (bank == DType::f16) return visit(float{}, Float16{});
-    if (bank == DType::bf16) return visit(float{}, BFloat16{});
-    return unsupported_dtype();
+    if (!known_bank(dtype, bank)) return unsupported_dtype();
+    return with_storage_type(bank, [&](auto element) { return visit(Computed<decltype(element)>{}, element); });
 }
 
 // Lane l of the group gets ⟨g, row l⟩ of the `count` <= lanes entries whose places the lanes hold; zero for padding.

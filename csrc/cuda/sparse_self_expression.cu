@@ -6,6 +6,7 @@
 // reach over stretches leave partial sums, which a second kernel adds in order, a block a target. The stretches depend
 // on the number of entries alone, so every sum is the same bits in every run, and a hub is as parallel as anything
 // else.
+#include "common/dtype.h"
 #include "cuda/slots.cuh"
 #include "cuda/sparse_rows.cuh"
 #include "sparse_self_expression.h"
@@ -252,7 +253,7 @@ bool sparse_self_expression_wants_order() { return true; }
 
 int64_t sparse_self_expression_transposed_scratch(DType dtype, Queue, int64_t entries, int64_t, int64_t d) {
     const int64_t stretch = stretch_for(entries);
-    return (entries + stretch - 1) / stretch * 2 * d * static_cast<int64_t>(dtype == DType::f64 ? 8 : 4);
+    return divide_up(entries, stretch) * 2 * d * static_cast<int64_t>(dtype == DType::f64 ? 8 : 4);
 }
 
 Status sparse_self_expression_transposed(DType dtype, Queue queue, const int32_t* keys, const int64_t* order,
@@ -262,7 +263,7 @@ Status sparse_self_expression_transposed(DType dtype, Queue queue, const int32_t
     return with_real_type(dtype, [&](auto zero) -> Status {
         using T = decltype(zero);
         constexpr int kWide = 16 / sizeof(T);
-        const int64_t entries = B * k, stretch = stretch_for(entries), stretches = (entries + stretch - 1) / stretch;
+        const int64_t entries = B * k, stretch = stretch_for(entries), stretches = divide_up(entries, stretch);
         const Transposed<T> p = {keys,
                                  order,
                                  entries,

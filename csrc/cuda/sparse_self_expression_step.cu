@@ -1,3 +1,5 @@
+// The step of the batch's rows of sparse coefficients, on the GPU.
+//
 // A group of lanes forms the k dots of a row with the bank, one a lane, and each lane steps its own coefficient.
 //
 // Floor: k·d numbers of the bank read a row, and 24·k bytes for the coefficients and moments (float32, stored as such).

@@ -1,12 +1,15 @@
+// W from rows of entries, on the GPU.
+//
 // Every entry is filed in its row and mirrored in the row of its column; a warp sorts and merges each row.
 //
 // Entries arrive in a row in any order (their place is an atomic counter), but are then sorted by the unique key
 // (column, tag), so counts, order and sums are the same in every run; no atomics touch a value. Launches: clear,
 // degree, scan (2), file, sort, scan (2), then fill. Floor: 16 bytes an entry written and read twice, plus the sort,
 // which stays in L1/L2 for rows of usual length; a long row (a hub) is sorted by its whole block.
+#include "common/dtype.h"
+#include "common/symmetrize_combine.h"
 #include "cuda/scan.cuh"
 #include "symmetrize_affinity.h"
-#include "symmetrize_combine.h"
 
 namespace dsc::cuda {
 

@@ -3,9 +3,10 @@
 //
 // Floor: n² numbers read, 8 + sizeof(T) bytes a place of W written. C is read twice, a tile without a bit not at all
 // the second time; mirrored tiles go through shared memory, so that both directions are read in rows of 128 bytes.
+#include "common/dtype.h"
+#include "common/symmetrize_combine.h"
 #include "cuda/scan.cuh"
 #include "symmetrize_affinity.h"
-#include "symmetrize_combine.h"
 
 namespace dsc::cuda {
 
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-int64_t tiles_of(int64_t n) { return (n + kWarp - 1) / kWarp; }
+int64_t tiles_of(int64_t n) { return divide_up(n, kWarp); }
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 // column up while the sum allows.
 //
 // Floor: one read and one write of C; the bisection re-reads the row from L1/L2 (32 KB at 8192 columns). Deterministic.
+#include "common/dtype.h"
 #include "cuda/block.cuh"
 #include "threshold_coefficients.h"
 

@@ -23,7 +23,7 @@
 
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/dtype.h"
 #include "common/ptx.cuh"
 
 namespace dsc::cuda {
@@ -51,10 +51,6 @@ template <class T>
 __host__ __device__ constexpr int column_stride(int columns) {
     return sizeof(T) == 4 ? columns + 8 - columns % 16 : columns + 4;
 }
-
-// The type that numbers stored as S are computed in.
-template <class S>
-using Computed = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 // How a float operand becomes TF32; of no meaning for double.
 enum class Tf32 { exact, rounded, split };

@@ -10,9 +10,10 @@
 // Floor: 2·B·N·d FLOP; scores never leave registers.
 //
 // Places in a list are given out in any order, but Ranked is a total order: the result is the same bits in every run.
+#include "common/dtype.h"
+#include "common/ranked.h"
 #include "cuda/block.cuh"
 #include "cuda/tile.cuh"
-#include "ranked.h"
 #include "topk_coefficients.h"
 
 namespace dsc::cuda {
@@ -194,11 +195,11 @@ struct Plan {
     size_t shared_bytes;
 
     Plan(int64_t B, int64_t N, int64_t d) {
-        steps_of_d = d > kDepth ? (d + kDepth - 1) / kDepth : 1;
-        tiles = (B + Shape::kRows - 1) / Shape::kRows;
-        const int64_t steps = (N + Shape::kColumns - 1) / Shape::kColumns;
+        steps_of_d = d > kDepth ? divide_up(d, kDepth) : 1;
+        tiles = divide_up(B, Shape::kRows);
+        const int64_t steps = divide_up(N, Shape::kColumns);
         splits = splits_to_fill(2 * tiles, steps, 16);  // two blocks of these fill a multiprocessor
-        split_length = (steps + splits - 1) / splits * Shape::kColumns;
+        split_length = divide_up(steps, splits) * Shape::kColumns;
         resident = steps_of_d * kDepth <= (sizeof(T) == 4 ? 128 : 64);
         Q_stride = row_stride(resident ? int(steps_of_d) * kDepth : kDepth);
         const int Q_rows = Shape::kRows * (resident ? 1 : kStages<T>);
@@ -336,7 +337,7 @@ __global__ void __launch_bounds__(ScoresShape<Computed<S>>::kThreads, kBlocks<S,
         if (k >= p.plan.steps_of_d * kDepth) k = 0, j += kColumns;
     };
     pipeline<kStages<T>>(
-        j_begin < j_end ? (j_end - j_begin + kColumns - 1) / kColumns * p.plan.steps_of_d : 0,
+        j_begin < j_end ? divide_up(j_end - j_begin, kColumns) * p.plan.steps_of_d : 0,
         [&](int64_t, int stage) {
             fetch_rows<Shape::kThreads, kColumns, kDepth>(K_of(stage), kStride, p.d - fetched_k, wide, [&](int r) {
                 const int64_t j = fetched_j + r;
@@ -361,21 +362,6 @@ __global__ void __launch_bounds__(ScoresShape<Computed<S>>::kThreads, kBlocks<S,
 }
 
 template <class Visit>
-Status with_storage_type(DType dtype, Visit&& visit) {
-    switch (dtype) {
-        case DType::f32:
-            return visit(float{});
-        case DType::f64:
-            return visit(double{});
-        case DType::f16:
-            return visit(Float16{});
-        case DType::bf16:
-            return visit(BFloat16{});
-    }
-    return unsupported_dtype();
-}
-
-template <class Visit>
 Status with_signedness(bool signed_, Visit&& visit) {
     return signed_ ? visit(std::true_type{}) : visit(std::false_type{});
 }
@@ -393,14 +379,15 @@ int64_t topk_coefficients_most() { return kMost; }
 int64_t topk_coefficients_scratch(DType, Queue, int64_t, int64_t, int64_t) { return 0; }
 
 int64_t topk_inner_products_scratch(DType dtype, Queue, int64_t B, int64_t N, int64_t d, int64_t) {
-    const bool wide = dtype == DType::f64;
-    const int64_t splits = wide ? Plan<double>(B, N, d).splits : Plan<float>(B, N, d).splits;
-    return B * splits * (kLength * (wide ? 16 : 8) + int64_t(sizeof(int32_t)));
+    return with_computed_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        return B * Plan<T>(B, N, d).splits * (kLength * 2 * int64_t(sizeof(T)) + int64_t(sizeof(int32_t)));
+    });
 }
 
 int64_t topk_inner_products_shared(DType dtype, int64_t d) {
-    return static_cast<int64_t>(dtype == DType::f64 ? Plan<double>(1, 1, d).shared_bytes
-                                                    : Plan<float>(1, 1, d).shared_bytes);
+    return with_computed_type(
+        dtype, [&](auto zero) { return static_cast<int64_t>(Plan<decltype(zero)>(1, 1, d).shared_bytes); });
 }
 
 Status topk_coefficients(DType dtype, Queue queue, const void* C, int64_t C_stride, int64_t n, int64_t row_offset,

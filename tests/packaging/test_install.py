@@ -41,11 +41,9 @@ def run(command: list[str | Path], cwd: Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A copy of what a checkout holds, without anything built."""
-    copy = tmp_path / "tree"
-    copy.mkdir()
+def copy_tree(copy: Path) -> Path:
+    """Copy what a checkout holds, without anything built."""
+    copy.mkdir(parents=True)
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=BUILT)
@@ -54,10 +52,14 @@ def tree(tmp_path: Path) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with what builds the package, that sees the running environment's torch."""
-    folder = tmp_path_factory.mktemp("environment")
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return copy_tree(tmp_path / "tree")
+
+
+def make_environment(folder: Path) -> Path:
+    """Make a virtual environment with what builds the package, that sees the running environment's torch."""
+    folder.mkdir(parents=True, exist_ok=True)
     run([sys.executable, "-m", "venv", folder], folder)
     python = folder / "bin" / "python"
     run([python, "-m", "pip", "install", "--quiet", *BUILD_REQUIREMENTS], folder)
@@ -65,6 +67,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = next(Path(entry) for entry in sys.path if (Path(entry) / "torch").is_dir())
     Path(purelib, "dependencies.pth").write_text(f"{site}\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_environment(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture
@@ -98,6 +105,14 @@ def test_editable_without_isolation(python: Path, tree: Path, tmp_path: Path) ->
     check(python, tmp_path, cuda=False)
     (tree / "dsc_ext" / "marker.py").write_text("here = True\n")
     run([python, "-c", "import dsc_ext.marker"], tmp_path)
+
+
+def test_in_folders_of_any_name(tmp_path: Path) -> None:
+    """Whatever CMake, Ninja, the shell or nvcc take for their own; pip's scripts in the environment bear less."""
+    tree = copy_tree(tmp_path / "a [b] (c) é & 'd' \"e\" $HOME; #1 `f` \\x $<y>, {z}*?!")
+    python = make_environment(tmp_path / "a (b) é & 'c' #1") / "bin" / "python"
+    install(python, tree, "--no-build-isolation", ".", DSCLUST_CUDA="0")
+    check(python, tmp_path, cuda=False)
 
 
 def test_sdist_is_complete(python: Path, tree: Path, tmp_path: Path) -> None:

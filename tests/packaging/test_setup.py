@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +20,7 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import setuptools
 
     monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    for variable in ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "DSCLUST_CUDA_ARCHS", "MAX_JOBS"):
+    for variable in ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "DSCLUST_CUDA_ARCHS", "DSCLUST_WERROR", "MAX_JOBS"):
         monkeypatch.delenv(variable, raising=False)
     spec = importlib.util.spec_from_file_location("dsc_ext_setup", ROOT / "setup.py")
     assert spec is not None and spec.loader is not None
@@ -103,6 +104,65 @@ def test_without_nvcc_a_cpu_build_and_one_warning(
     assert said.count("WARNING: dsc-ext: CPU build") == 1 and "looked for nvcc at: CUDACXX (not set), PATH" in said
 
 
+@pytest.mark.parametrize(("value", "passed"), [(None, "OFF"), ("0", "OFF"), ("1", "ON")])
+def test_warnings_are_errors_on_demand_alone(
+    choices: ModuleType,
+    commands: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    value: str | None,
+    passed: str,
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("DSCLUST_WERROR", value)
+    build(choices)
+    assert f"-DCMAKE_COMPILE_WARNING_AS_ERROR={passed}" in commands[0]
+    assert "Werror" not in (ROOT / "csrc" / "CMakeLists.txt").read_text()
+
+
+def test_an_odd_folder_is_seen_through_links(
+    choices: ModuleType, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No path that CMake is given has a character of the folder's name, and nothing is left behind."""
+    monkeypatch.setattr(choices, "ROOT", tmp_path / "a [b]; $c")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    build(choices)
+    given = [part for command in commands for part in command]
+    assert given and not [part for part in given if set("[];$") & set(part)]
+    source, tree = (commands[0][commands[0].index(option) + 1] for option in ("-S", "-B"))
+    assert Path(source).name == "csrc" and tree in commands[1] and Path(tree).parent == Path(source).parent.parent
+    assert not list(tmp_path.glob("dsc-ext-*"))
+
+
+def test_paths_without_odd_characters_stay(choices: ModuleType, tmp_path: Path) -> None:
+    plain = choices.PlainPaths(str(tmp_path))
+    assert plain("/a b/é/c-1.2+d/csrc", "/a b") == "/a b/é/c-1.2+d/csrc" and not plain.links
+    assert plain("/a (b)/venv/bin/python", "/a (b)/venv") == f"{tmp_path}/link0/bin/python"
+    assert plain("/a (b)/venv/bin/ninja", "/a (b)/venv") == f"{tmp_path}/link0/bin/ninja"
+    assert os.readlink(tmp_path / "link0") == "/a (b)/venv"
+    odd = choices.PlainPaths("/tmp (x)/dsc-ext-1")
+    assert odd("/a b/csrc", "/a b") == "/a b/csrc"  # a link that nobody needs is not asked for
+    with pytest.raises(SystemExit, match=r"TMPDIR must name a folder of letters.*got '/tmp \(x\)'"):
+        odd("/a (b)/csrc", "/a (b)")
+
+
+def test_a_cmake_that_cannot_work_is_passed_over(
+    choices: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CMake's own modules look for each other by patterns."""
+    for folder in ("a [b]", "good"):
+        tool = tmp_path / folder / "bin" / "cmake"
+        tool.parent.mkdir(parents=True)
+        tool.write_text("#!/bin/sh\n")
+        tool.chmod(0o755)
+    odd, good = tmp_path / "a [b]" / "bin", tmp_path / "good" / "bin"
+    monkeypatch.setattr(choices.sys, "executable", str(odd / "python"))
+    monkeypatch.setenv("PATH", str(good))
+    assert choices.find_tool("cmake") == str(good / "cmake")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="CMake does not find its own files"):
+        choices.find_tool("cmake")
+
+
 def test_cuda_switched_off_is_quiet(
     choices: ModuleType, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,8 +180,11 @@ def test_cuda_demanded_but_absent_stops_the_build(
     assert not commands
 
 
+@pytest.mark.parametrize(("variable", "known"), [("DSCLUST_CUDA", "auto, 1 or 0"), ("DSCLUST_WERROR", "0 or 1")])
 @pytest.mark.parametrize("value", ["yes", "2"])
-def test_an_unknown_choice_is_refused(choices: ModuleType, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("DSCLUST_CUDA", value)
-    with pytest.raises(SystemExit, match=f"DSCLUST_CUDA must be auto, 1 or 0, got '{value}'"):
+def test_an_unknown_choice_is_refused(
+    choices: ModuleType, monkeypatch: pytest.MonkeyPatch, variable: str, known: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=f"{variable} must be {known}, got '{value}'"):
         build(choices)

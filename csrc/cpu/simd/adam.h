@@ -8,27 +8,7 @@
 namespace dsc::cpu {
 namespace {
 
-// A moment as stored, and back. Element j of a row has a noise of its own.
-template <class T>
-T from_storage(T stored) {
-    return stored;
-}
-inline float from_storage(uint16_t stored) {
-    const uint32_t bits = uint32_t(stored) << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
-}
-template <class T>
-void to_storage(T value, uint32_t, T& to) {
-    to = value;
-}
-inline void to_storage(float value, uint32_t noise, uint16_t& to) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &value, sizeof bits);
-    to = stochastic_bf16(bits, noise);
-}
-
+// Element j of a row has a noise of its own.
 template <class T, class Moment>
 void adam_row(T* __restrict__ c, Moment* __restrict__ m, Moment* __restrict__ v, const T* __restrict__ grad,
               int64_t columns, const AdamStep<T>& step) {

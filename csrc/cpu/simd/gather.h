@@ -16,7 +16,7 @@ typename Vector<T>::type load(const T* p) {
     return *reinterpret_cast<const typename Vector<T>::unaligned*>(p);
 }
 
-// 16-bit numbers, widened as half.h does it, a vector at a time.
+// 16-bit numbers, widened as common/half.h does it, a vector at a time.
 typedef uint16_t HalfLanes __attribute__((vector_size(DSC_VECTOR_BYTES / 2), aligned(2)));
 typedef uint32_t FloatBits __attribute__((vector_size(DSC_VECTOR_BYTES)));
 

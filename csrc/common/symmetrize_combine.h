@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/bits.h"
 #include "symmetrize_affinity.h"
 
 namespace dsc {
@@ -20,11 +20,8 @@ DSC_HOST_DEVICE inline T combine(T own, T other) {
 // The value or zero, without a branch.
 template <class T>
 DSC_HOST_DEVICE inline T if_taken(bool taken, T value) {
-    std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t> bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits &= -static_cast<decltype(bits)>(taken);
-    memcpy(&value, &bits, sizeof bits);
-    return value;
+    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+    return bits_as<T>(bits_as<Bits>(value) & -static_cast<Bits>(taken));
 }
 
 // Calls visit with an integral constant of the reduction.

@@ -1,11 +1,11 @@
-// The Gram matrix of scattered rows, and one thread's part in what on_support_row.h does with it. Rows are packed into
-// panels a slice of their features at a time, so that a product reads its sides from the L1 cache.
+// The Gram matrix of scattered rows, and one thread's part in what common/on_support_row.h does with it. Rows are
+// packed into panels a slice of their features at a time, so that a product reads its sides from the L1 cache.
 #pragma once
 
+#include "common/on_support_row.h"
 #include "cpu/simd/gather.h"
 #include "cpu/simd/tile.h"
 #include "cpu/simd/transpose.h"
-#include "on_support_row.h"
 
 namespace dsc::cpu {
 namespace {

@@ -5,21 +5,9 @@
 // infinity, -0 with 0. Zero stands for no coefficient at all.
 #pragma once
 
-#include "common/half.h"
+#include "common/bits.h"
 
 namespace dsc {
-
-DSC_HOST_DEVICE inline double bits_to_double(uint64_t bits) {
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-DSC_HOST_DEVICE inline uint64_t double_to_bits(double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 template <class T>
 struct Words;
@@ -28,16 +16,12 @@ struct Words<float> {
     using Half = uint32_t;  // of one number
     using Whole = uint64_t;
     static constexpr Half kInfinity = 0x7f800000u;
-    DSC_HOST_DEVICE static Half bits(float value) { return float_to_bits(value); }
-    DSC_HOST_DEVICE static float value(Half bits) { return bits_to_float(bits); }
 };
 template <>
 struct Words<double> {
     using Half = uint64_t;
     __extension__ typedef unsigned __int128 Whole;
     static constexpr Half kInfinity = 0x7ff0000000000000u;
-    DSC_HOST_DEVICE static Half bits(double value) { return double_to_bits(value); }
-    DSC_HOST_DEVICE static double value(Half bits) { return bits_to_double(bits); }
 };
 
 template <class T, bool kSigned>
@@ -51,14 +35,14 @@ struct Ranked {
     // What columns are compared by: order of these is order of |c| or c, with NaN on top.
     DSC_HOST_DEVICE static Half rank(T value) {
         if (value != value) return kSigned ? ~Half(0) : Half(~kSign);
-        const Half bits = Words<T>::bits(value + T(0));  // -0 + 0 = 0
+        const Half bits = bits_as<Half>(value + T(0));  // -0 + 0 = 0
         if constexpr (kSigned) return bits & kSign ? Half(~bits) : Half(bits | kSign);
         return bits & ~kSign;
     }
     DSC_HOST_DEVICE static Key key(T value, int64_t column) {
         const Half upside_down = Half(~static_cast<Half>(column));
         if constexpr (kSigned) return Key(rank(value)) << kBits | upside_down;
-        return Key(rank(value)) << (kBits + 1) | Key(upside_down) << 1 | Words<T>::bits(value) >> (kBits - 1);
+        return Key(rank(value)) << (kBits + 1) | Key(upside_down) << 1 | bits_as<Half>(value) >> (kBits - 1);
     }
     DSC_HOST_DEVICE static int64_t column(Key key) {
         return static_cast<int64_t>(Half(~static_cast<Half>(kSigned ? key : key >> 1)));
@@ -68,15 +52,15 @@ struct Ranked {
     // NaN; infinity bars all but NaN.
     DSC_HOST_DEVICE static T bar(Key key) {
         const T least = value(key);
-        if (least != least) return Words<T>::value(Words<T>::kInfinity);
+        if (least != least) return bits_as<T>(Words<T>::kInfinity);
         return kSigned || least > T(0) ? least : -least;
     }
     DSC_HOST_DEVICE static T value(Key key) {
         if constexpr (kSigned) {
             const Half bits = static_cast<Half>(key >> kBits);
-            return Words<T>::value(bits & kSign ? Half(bits & ~kSign) : Half(~bits));
+            return bits_as<T>(bits & kSign ? Half(bits & ~kSign) : Half(~bits));
         }
-        return Words<T>::value(static_cast<Half>(key >> (kBits + 1)) | static_cast<Half>(key & 1) << (kBits - 1));
+        return bits_as<T>(static_cast<Half>(key >> (kBits + 1)) | static_cast<Half>(key & 1) << (kBits - 1));
     }
 };
 

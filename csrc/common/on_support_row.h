@@ -29,11 +29,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define DSC_TEAM __device__
-#else
-#define DSC_TEAM
-#endif
+#include "common/host_device.h"
 
 namespace dsc {
 namespace {

@@ -11,11 +11,6 @@
 
 namespace dsc::cpu {
 
-struct Rates {
-    Rule rule;
-    double lr, beta1, beta2, eps, weight_decay, l1;
-};
-
 template <class T>
 struct RowStepper {
     T* C;

@@ -2,7 +2,7 @@
 // L1 cache, where it is normalized.
 #pragma once
 
-#include "bank_row.h"
+#include "common/bank_row.h"
 #include "cpu/simd/vector.h"
 
 namespace dsc::cpu {
@@ -12,7 +12,7 @@ namespace {
 // happen is no vector's.
 template <bool kMixed, class Bank, class Live>
 void enter_row(Bank* __restrict__ old, const Live* __restrict__ live, int64_t d, bool normalize, double momentum) {
-    using Acc = typename Compute<Bank, Live>::type;
+    using Acc = Mixed<Bank, Live>;
     const Acc keep = static_cast<Acc>(momentum);
     const auto fresh = [=](int64_t j) __attribute__((always_inline)) {
         if constexpr (kMixed)
