@@ -7,10 +7,11 @@ import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
+import dsclust.experiments.runner as runner
 import numpy as np
 import pytest
 from dsclust.baselines import BASELINES
-from dsclust.experiments import get_experiment, runner
+from dsclust.experiments import get_experiment
 from dsclust.experiments.experiment import Arm, Data, Experiment, Published
 from dsclust.experiments.figures import bars, heat_map, over_batches
 from dsclust.experiments.records import read_records
@@ -202,3 +203,12 @@ def test_closed_forms_on_features_of_a_part_beside_peers(folder, tmp_path):
     data, _ = thin.read(folder)
     assert np.bincount(data.labels).tolist() == [5, 5, 5]
     np.testing.assert_array_equal(data.X, thin.read(folder)[0].X)
+
+
+@pytest.mark.parametrize("name", words(ExperimentName))
+def test_every_record_on_file_belongs_to_a_run_as_it_is_declared(name):
+    """A setting that is renamed takes its records along: otherwise hours of runs would be repeated."""
+    records = read_records(Path(__file__).parents[2] / "docs" / "results" / f"{name}.json", name)
+    experiment = get_experiment(name)
+    declared = {runner._identity(run.settings()) for run in runner._runs(experiment, 100)}
+    assert records and {runner._identity(record) for record in records} <= declared

@@ -66,8 +66,7 @@ def _thinned(data: Dataset, per_class: int) -> Dataset:
     assert data.labels is not None
     random = np.random.default_rng(0)
     drawn = [random.permutation(np.flatnonzero(data.labels == c))[:per_class] for c in np.unique(data.labels)]
-    rows = np.sort(np.concatenate(drawn))
-    return Dataset(data.X[rows], data.labels[rows], data.name, data.pixel_range)
+    return data.take(np.sort(np.concatenate(drawn)))
 
 
 ORL = Data("orl", "orl_32x32.mat", 40, (0.0, 255.0))

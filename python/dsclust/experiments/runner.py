@@ -213,7 +213,7 @@ def _peak_bytes() -> int:
 
 def _pretrained(arm: Arm, data: Dataset, n_clusters: int, seed: int, cache: Path) -> tuple[Autoencoder, Record]:
     """Return the autoencoder that all arms of this data set, preset and seed share, from the cache if it is there."""
-    preset = choose_preset(arm.options.get("preset"), tuple(data.X.shape[1:]), data.n_samples, n_clusters)
+    preset = choose_preset(arm.options.get("preset"), data.sample_shape, data.n_samples, n_clusters)
     path = cache / f"{data.name}-{preset.name}-{seed}.safetensors"
     note = path.with_suffix(".json")
     start = time.perf_counter()
