@@ -20,6 +20,9 @@ import numpy as np
 import pytest
 from dsclust.methods import METHODS
 from dsclust.names import ExperimentName, PresetName, method_names, words
+from dsclust.parts.consistency import CONSISTENCIES
+from dsclust.parts.order import BANK_ORDERS
+from dsclust.parts.penalty import PENALTIES
 from dsclust.progress import Progress
 from rich.console import Console
 from typer.testing import CliRunner
@@ -293,6 +296,9 @@ def test_methods_are_those_of_the_package_and_listed_with_their_settings():
         assert name in listed.stdout
         for field in dataclasses.fields(method):
             assert f"{field.name}=" in listed.stdout
+    assert listed.stdout.index("ridge") < listed.stdout.index("bdsc")  # what needs no training first
+    for parts in (CONSISTENCIES, BANK_ORDERS, PENALTIES):
+        assert all(name in listed.stdout for name in parts)
 
 
 def test_an_unknown_method_is_one_line_that_names_them_all(tmp_path):

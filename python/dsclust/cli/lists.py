@@ -17,10 +17,28 @@ def methods() -> None:
     table = Table(title="Methods (`dsclust fit --method NAME --set SETTING=VALUE`)", title_justify="left")
     for heading in ("name", "what", "settings and defaults"):
         table.add_column(heading)
-    for name, method in METHODS.items():
+    for name, method in sorted(METHODS.items(), key=lambda item: bool(item[1].training_options)):  # closed forms first
         own = "\n".join(f"{field.name}={_format_value(field.default)}" for field in fields(method))
         table.add_row(name, f"{method.title}: {method.summary}", own or "-")
     Console().print(table)
+    Console().print(_parts_table())
+
+
+def _parts_table() -> Table:
+    from dsclust.parts.consistency import CONSISTENCIES
+    from dsclust.parts.order import BANK_ORDERS
+    from dsclust.parts.penalty import PENALTIES
+
+    title = "Parts that a setting names (`--set consistency=ema:momentum=0.3`)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("setting", "name", "what", "its settings"):
+        table.add_column(heading)
+    for setting, parts in (("consistency", CONSISTENCIES), ("bank", BANK_ORDERS), ("penalty", PENALTIES)):
+        for name, part in parts.items():
+            own = "\n".join(f"{field.name}={_format_value(field.default)}" for field in fields(part))
+            cost = getattr(part, "cost", "none")
+            table.add_row(setting, name, part.summary + ("" if cost == "none" else f"; costs {cost}"), own or "-")
+    return table
 
 
 def _format_value(value: object) -> str:

@@ -76,7 +76,7 @@ class CLBDSC(DeepSubspaceClustering):
 
     Warns
     -----
-    dsclust.methods.CollapseWarning
+    dsclust.parts.collapse.CollapseWarning
         In the end the latent rows have fewer effective directions than half of n_clusters - 1 (or of the number of
         features) or a mean cosine above 0.9, or C leaves more than 0.9 of them unexpressed.
 

@@ -194,7 +194,7 @@ class Exact(Consistency):
 
     name: ClassVar[str] = "exact"
     summary: ClassVar[str] = "one step an epoch, with the gradient of the full batch"
-    cost: ClassVar[str] = "the networks run twice; one step an epoch"
+    cost: ClassVar[str] = "a second run of the networks; an epoch is one step"
     full_batch: ClassVar[bool] = True
 
 

@@ -199,7 +199,7 @@ def dense_autoencoder(n_features: int, widths: Sequence[int], *, generator: torc
 
 
 def build_autoencoder(preset: Preset, sample_shape: tuple[int, ...], generator: torch.Generator) -> Autoencoder:
-    """The preset's network for samples of this shape (see `dsclust.presets.prepare`), freshly drawn."""
+    """The preset's network for samples of this shape (see `dsclust.scale.prepare`), freshly drawn."""
     if preset.channels:
         channels, height, width = sample_shape
         return convolutional_autoencoder(
