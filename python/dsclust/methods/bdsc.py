@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dsc_ext.fused import FusedAdam
-from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
+from dsc_ext import FusedAdam, MemoryBank, SelfExpressiveCUDA
 from dsclust.parts.method import AutoencoderMethod, BatchLoss, Pretrained, Problem, TrainedModel
 from dsclust.parts.networks import Autoencoder
 from dsclust.presets import LossWeights, settling_epochs

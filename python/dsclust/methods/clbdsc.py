@@ -30,9 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsc_ext import info_nce, topk_coefficients
-from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
-from dsc_ext.optim import RowAdam
+from dsc_ext import MemoryBank, RowAdam, SelfExpressiveCUDA, info_nce, topk_coefficients
 from dsclust.features.backbones import Backbone, ImageBackbone, build_backbone, parse_size
 from dsclust.features.cache import key, recalled
 from dsclust.features.views import ImageViews, RowViews
