@@ -1,20 +1,21 @@
 """dsc_ext: CUDA/C++ kernels for deep subspace clustering behind PyTorch ops, layers and an optimizer.
 
-    ops       functions such as self_expression, one module each in dsc_ext.ops
-    ops       self_expression, self_expression_step_, topk_coefficients, threshold_coefficients, symmetrize_affinity,
-              ridge_on_support, elastic_net_on_support, omp_on_support, bank_scatter_, bank_push_, row_adam_
-    layers    nn.SelfExpressiveCUDA, nn.MemoryBank
-    optimizer optim.RowAdam; or FusedAdam, inside the backward pass of SelfExpressiveCUDA
-    twin      reference: every op in plain PyTorch
+    ops         self_expression, inner_product_self_expression, sparse_self_expression
+                self_expression_step_, sparse_self_expression_step_, row_adam_
+                ridge_on_support, elastic_net_on_support, omp_on_support
+                topk_coefficients, threshold_coefficients, symmetrize_affinity
+                bank_scatter_, bank_push_, info_nce
+    layers      SelfExpression, MemoryBank. SelfExpressiveCUDA is SelfExpression under the name to drop into scripts.
+    optimizers  RowAdam; or FusedAdam, the settings of one inside the backward pass of SelfExpression
+    twin        reference: every op in plain PyTorch
 
-`python -m dsc_ext` says what was built and where each op runs.
+All of them are imported from here. `python -m dsc_ext` says what was built and where each op runs.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
 from dsc_ext import nn, optim, reference
-from dsc_ext.fused import FusedAdam
-from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
+from dsc_ext.nn import MemoryBank, SelfExpression, SelfExpressiveCUDA
 from dsc_ext.ops.bank import bank_push_, bank_scatter_
 from dsc_ext.ops.info_nce import info_nce
 from dsc_ext.ops.inner_product_self_expression import inner_product_self_expression
@@ -27,9 +28,7 @@ from dsc_ext.ops.sparse_self_expression_step import sparse_self_expression_step_
 from dsc_ext.ops.symmetrize_affinity import symmetrize_affinity
 from dsc_ext.ops.threshold_coefficients import threshold_coefficients
 from dsc_ext.ops.topk_coefficients import topk_coefficients
-from dsc_ext.optim import RowAdam
-
-SelfExpression = SelfExpressiveCUDA
+from dsc_ext.optim import FusedAdam, RowAdam
 
 try:
     __version__ = version("dsc-ext")
@@ -40,6 +39,7 @@ __all__ = [
     "FusedAdam",
     "MemoryBank",
     "RowAdam",
+    "SelfExpression",
     "SelfExpressiveCUDA",
     "__version__",
     "bank_push_",

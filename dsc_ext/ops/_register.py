@@ -5,8 +5,9 @@ key: a torch.autograd.Function that re-enters below autograd] -> CPU and CUDA: c
 launcher of ``_C`` -> any other device: the reference. The fake runs the same checks, so that a wrong shape is refused
 while tracing too.
 
-Each pass through the dispatcher into Python costs several microseconds, more than a small launch. Where nothing but
-plain tensors is about, ``plain`` says so, and the public function calls the Function or the kernel itself.
+Each pass through the dispatcher into Python costs several microseconds, more than a small launch. What every step of a
+training with a memory bank calls (self_expression, its step, bank_scatter_) has a short way past it: where nothing but
+plain tensors is about, ``_torch.plain`` says so, and the public function calls the Function or the kernel itself.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 LIBRARY = torch.library.Library("dsc_ext", "DEF")
 
@@ -29,7 +28,7 @@ def register(
     autograd: type[torch.autograd.Function] | None = None,
     autocast: bool = False,
 ) -> Any:
-    """Defines ``dsc_ext::<schema>`` and returns its default overload.
+    """Define ``dsc_ext::<schema>`` and return its default overload.
 
     ``kernel`` serves every device (it falls back to the reference where there are no launchers); ``autograd`` is the
     Function behind the op's Autograd key; ``autocast`` casts floating inputs to float32 under autocast.
@@ -44,21 +43,3 @@ def register(
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(f"dsc_ext::{name}", device, torch.float32, lib=LIBRARY)
     return getattr(torch.ops.dsc_ext, name).default
-
-
-def plain(C: object, M: object, Z: object = None) -> bool:
-    """Whether the dispatcher would do nothing we would miss: no tracing, no mode, no transform, no autocast."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_any_autocast_enabled()
-        or type(C) not in _PLAIN
-        or type(M) not in _PLAIN
-        or (Z is not None and type(Z) not in _PLAIN)
-    )
-
-
-def undispatched(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """``function.apply`` without its handling of functorch, which ``plain`` has ruled out: two microseconds less."""
-    return super(torch.autograd.Function, function).apply  # type: ignore[misc]

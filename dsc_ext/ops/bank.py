@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import plain, register
+from dsc_ext._torch import plain
+from dsc_ext.ops._register import register
 
 
 def _check(op: str, bank: Tensor, Z: Tensor) -> None:
@@ -21,14 +22,11 @@ def _check(op: str, bank: Tensor, Z: Tensor) -> None:
     _checks.tensor(op, "Z", Z, 2, _checks.STORAGE, bank)
     if Z.shape[1] != bank.shape[1]:
         _checks.fail(op, f"Z must be (B, d) with d = bank.shape[1] = {bank.shape[1]}, got {tuple(Z.shape)}")
-
-
-def _check_in_place(op: str, bank: Tensor) -> None:
     if not bank.is_contiguous() and bank.numel() and (bank.stride(1) != 1 or bank.stride(0) < bank.shape[1]):
         _checks.fail(op, f"bank is written in place, so its rows must be contiguous, got strides {bank.stride()}")
 
 
-def _check_scatter(bank: Tensor, rows: Tensor, Z: Tensor, momentum: float) -> None:
+def _check_scatter(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, momentum: float) -> None:
     op = "bank_scatter_"
     _check(op, bank, Z)
     _checks.tensor(op, "rows", rows, 1, (torch.int64,), bank)
@@ -38,7 +36,7 @@ def _check_scatter(bank: Tensor, rows: Tensor, Z: Tensor, momentum: float) -> No
         _checks.fail(op, f"momentum must be in [0, 1), got {momentum}")
 
 
-def _check_push(bank: Tensor, cursor: Tensor, Z: Tensor) -> None:
+def _check_push(bank: Tensor, cursor: Tensor, Z: Tensor, normalize: bool) -> None:
     op = "bank_push_"
     _check(op, bank, Z)
     if not isinstance(cursor, Tensor) or cursor.dtype != torch.int64 or cursor.numel() != 1:
@@ -48,8 +46,7 @@ def _check_push(bank: Tensor, cursor: Tensor, Z: Tensor) -> None:
 
 
 def _scatter_kernel(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, momentum: float) -> None:
-    _check_scatter(bank, rows, Z, momentum)
-    _check_in_place("bank_scatter_", bank)
+    _check_scatter(bank, rows, Z, normalize, momentum)
     native = _native.backend(bank)
     if native is None:
         return reference.bank_scatter_(bank, rows, Z, normalize, momentum)
@@ -70,8 +67,7 @@ def _scatter_kernel(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, mome
 
 
 def _push_kernel(bank: Tensor, cursor: Tensor, Z: Tensor, normalize: bool) -> None:
-    _check_push(bank, cursor, Z)
-    _check_in_place("bank_push_", bank)
+    _check_push(bank, cursor, Z, normalize)
     native = _native.backend(bank)
     if native is None:
         return reference.bank_push_(bank, cursor, Z, normalize)
@@ -88,28 +84,20 @@ def _push_kernel(bank: Tensor, cursor: Tensor, Z: Tensor, normalize: bool) -> No
     return None
 
 
-def _scatter_fake(bank: Tensor, rows: Tensor, Z: Tensor, normalize: bool, momentum: float) -> None:
-    _check_scatter(bank, rows, Z, momentum)
-
-
-def _push_fake(bank: Tensor, cursor: Tensor, Z: Tensor, normalize: bool) -> None:
-    _check_push(bank, cursor, Z)
-
-
 _scatter = register(
     "bank_scatter_(Tensor(a!) bank, Tensor rows, Tensor Z, bool normalize, float momentum) -> ()",
     kernel=_scatter_kernel,
-    fake=_scatter_fake,
+    fake=_check_scatter,
 )
 _push = register(
     "bank_push_(Tensor(a!) bank, Tensor(b!) cursor, Tensor Z, bool normalize) -> ()",
     kernel=_push_kernel,
-    fake=_push_fake,
+    fake=_check_push,
 )
 
 
 def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, *, normalize: bool = False, momentum: float = 0.0) -> Tensor:
-    """Index replacement: ``bank[rows] = unit?(momentum · bank[rows] + (1 − momentum) · Z)``, in place.
+    """Replace rows of the bank by index: ``bank[rows] = unit?(momentum · bank[rows] + (1 − momentum) · Z)``, in place.
 
     Args:
         bank: (N, d) float32, float64, float16 or bfloat16, rows contiguous; does not take part in autograd.
@@ -136,7 +124,9 @@ def bank_scatter_(bank: Tensor, rows: Tensor, Z: Tensor, *, normalize: bool = Fa
 
 
 def bank_push_(bank: Tensor, cursor: Tensor, Z: Tensor, *, normalize: bool = False) -> Tensor:
-    """First in, first out: row b of ``Z`` goes to slot ``(cursor + b) mod N``, then the cursor moves on by B; in place.
+    """Push rows into the bank, first in, first out, in place.
+
+    Row b of ``Z`` goes to slot ``(cursor + b) mod N``, then the cursor moves on by B.
 
     Args:
         bank: (N, d) float32, float64, float16 or bfloat16, rows contiguous; does not take part in autograd.
@@ -155,6 +145,5 @@ def bank_push_(bank: Tensor, cursor: Tensor, Z: Tensor, *, normalize: bool = Fal
     Cost: one pass over min(B, N)·d numbers. Deterministic; capturable in a CUDA graph. Under autocast nothing is
     cast.
     """
-    run = _push_kernel if plain(bank, cursor, Z) else _push
-    run(bank, cursor, Z.detach() if Z.requires_grad else Z, normalize)
+    _push(bank, cursor, Z.detach() if Z.requires_grad else Z, normalize)
     return bank

@@ -20,15 +20,11 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import plain, register, undispatched
+from dsc_ext._torch import below_autograd
+from dsc_ext.ops._register import register
 
 _NAME = "info_nce"
 _REDUCTIONS = ("mean", "sum", "none")
-
-
-def _compute(anchor: Tensor) -> torch.dtype:
-    """What is computed in, and the dtype of the loss."""
-    return torch.float64 if anchor.dtype == torch.float64 else torch.float32
 
 
 def _check(
@@ -55,17 +51,12 @@ def _check(
 
 
 def _run(
-    anchor: Tensor,
-    positive: Tensor,
-    bank: Tensor,
-    rows: Tensor,
-    mask: Tensor | None,
-    temperature: float,
-    expected: bool,
-) -> tuple[Tensor, Tensor | None]:
+    anchor: Tensor, positive: Tensor, bank: Tensor, rows: Tensor, mask: Tensor | None, temperature: float,
+    *, expected: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The loss (B,), and the expected negatives (B, d) if wanted."""
     _check(anchor, positive, bank, rows, mask, temperature)
-    compute = _compute(anchor)
+    compute = _checks.accumulation_dtype(anchor)
     native = _native.backend(anchor)
     if native is None:
         with torch.autocast(anchor.device.type, enabled=False):
@@ -97,16 +88,12 @@ def _run(
     return loss, E
 
 
-def _kernel(
-    anchor: Tensor, positive: Tensor, bank: Tensor, rows: Tensor, mask: Tensor | None, temperature: float
-) -> Tensor:
-    return _run(anchor, positive, bank, rows, mask, temperature, False)[0]
+def _kernel(*arguments: Any) -> Tensor:
+    return _run(*arguments, expected=False)[0]
 
 
-def _kernel_expected(
-    anchor: Tensor, positive: Tensor, bank: Tensor, rows: Tensor, mask: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
-    loss, E = _run(anchor, positive, bank, rows, mask, temperature, True)
+def _kernel_expected(*arguments: Any) -> tuple[Tensor, Tensor]:
+    loss, E = _run(*arguments, expected=True)
     assert E is not None
     return loss, E
 
@@ -115,13 +102,11 @@ def _fake(
     anchor: Tensor, positive: Tensor, bank: Tensor, rows: Tensor, mask: Tensor | None, temperature: float
 ) -> Tensor:
     _check(anchor, positive, bank, rows, mask, temperature)
-    return anchor.new_empty(anchor.shape[0], dtype=_compute(anchor))
+    return anchor.new_empty(anchor.shape[0], dtype=_checks.accumulation_dtype(anchor))
 
 
-def _fake_expected(
-    anchor: Tensor, positive: Tensor, bank: Tensor, rows: Tensor, mask: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
-    loss = _fake(anchor, positive, bank, rows, mask, temperature)
+def _fake_expected(anchor: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    loss = _fake(anchor, *arguments)
     return loss, anchor.new_empty(anchor.shape, dtype=loss.dtype)
 
 
@@ -129,18 +114,11 @@ class _InfoNCE(torch.autograd.Function):
     """Gradients for anchor and positive. Under ``create_graph`` the reference is differentiated instead."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        anchor: Tensor,
-        positive: Tensor,
-        bank: Tensor,
-        rows: Tensor,
-        mask: Tensor | None,
-        temperature: float,
-    ) -> Tensor:
-        loss, E = _run(anchor, positive, bank, rows, mask, temperature, ctx.needs_input_grad[0])
-        ctx.save_for_backward(anchor, positive, bank, rows, mask, loss, E)
-        ctx.temperature = temperature
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
+        with below_autograd():
+            loss, E = _op_expected(*arguments) if ctx.needs_input_grad[0] else (_op(*arguments), None)
+        ctx.save_for_backward(*arguments[:5], loss, E)
+        ctx.temperature = arguments[5]
         return loss
 
     @staticmethod
@@ -163,24 +141,11 @@ class _InfoNCE(torch.autograd.Function):
         return da, dp, None, None, None, None
 
 
-class _DispatchedInfoNCE(_InfoNCE):
-    """The same where something may be watching: the forward goes through the dispatcher, below autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
-        with torch._C._AutoDispatchBelowAutograd():
-            loss, E = _op_expected(*arguments) if ctx.needs_input_grad[0] else (_op(*arguments), None)
-        ctx.save_for_backward(*arguments[:5], loss, E)
-        ctx.temperature = arguments[5]
-        return loss
-
-
 _ARGUMENTS = "Tensor anchor, Tensor positive, Tensor bank, Tensor rows, Tensor? mask, float temperature"
 _op_expected = register(
     f"info_nce_expected({_ARGUMENTS}) -> (Tensor, Tensor)", kernel=_kernel_expected, fake=_fake_expected
 )
-_op = register(f"info_nce({_ARGUMENTS}) -> Tensor", kernel=_kernel, fake=_fake, autograd=_DispatchedInfoNCE)
-_apply = undispatched(_InfoNCE)
+_op = register(f"info_nce({_ARGUMENTS}) -> Tensor", kernel=_kernel, fake=_fake, autograd=_InfoNCE)
 
 
 def info_nce(
@@ -193,7 +158,7 @@ def info_nce(
     mask: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""InfoNCE of each anchor: its positive against every other sample of the memory bank.
+    r"""Return the InfoNCE loss of each anchor: its positive against every other sample of the memory bank.
 
     .. math:: \ell_b = -\frac{\langle a_b, p_b\rangle}{\tau} + \log\Big(e^{\langle a_b, p_b\rangle/\tau}
               + \sum_{j \ne r_b,\ j \notin \mathrm{mask}_b} e^{\langle a_b, m_j\rangle/\tau}\Big)
@@ -241,11 +206,9 @@ def info_nce(
         _checks.fail(_NAME, f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if not (isinstance(anchor, Tensor) and isinstance(positive, Tensor) and isinstance(bank, Tensor)):
         _check(anchor, positive, bank, rows, mask, temperature)  # says so before the schema does, in other words
-    if plain(anchor, bank, positive):
-        wanted = torch.is_grad_enabled() and (anchor.requires_grad or positive.requires_grad)
-        loss = (_apply if wanted else _kernel)(anchor, positive, bank, rows, mask, temperature)
-    else:
-        loss = _op(anchor, positive, bank, rows, mask, temperature)
+    if not torch.is_grad_enabled():
+        anchor = anchor.detach()  # so that no expected negatives are summed for a gradient that nobody wants
+    loss: Tensor = _op(anchor, positive, bank, rows, mask, temperature)
     if reduction == "none":
         return loss
     return loss.mean() if reduction == "mean" else loss.sum()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
+from dsc_ext._torch import below_autograd
 from dsc_ext.ops._register import register
 
 _NAME = "inner_product_self_expression"
@@ -26,7 +27,7 @@ Four = tuple[Tensor, Tensor, Tensor, Tensor]  # of Q, K, V and the threshold
 
 
 class InnerProductSelfExpression(NamedTuple):
-    """Ẑ (B, dv), and per row ‖c‖₁ (B,) (None without a threshold) and ‖c‖₂² (B,)."""
+    """Hold Ẑ (B, dv), and per row ‖c‖₁ (B,) (None without a threshold) and ‖c‖₂² (B,)."""
 
     Zhat: Tensor
     l1: Tensor | None
@@ -46,8 +47,9 @@ def _check(Q: Tensor, K: Tensor, V: Tensor, threshold: Tensor | None, rows: Tens
     if threshold is not None:
         if not isinstance(threshold, Tensor) or threshold.numel() != 1:
             _checks.fail(_NAME, f"threshold must be a tensor with one element, got {_checks.describe(threshold)}")
-        if threshold.dtype not in {_compute(Q), Q.dtype}:
-            names = " or ".join(sorted({str(dtype).removeprefix("torch.") for dtype in (_compute(Q), Q.dtype)}))
+        dtypes = {_checks.accumulation_dtype(Q), Q.dtype}
+        if threshold.dtype not in dtypes:
+            names = " or ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
             _checks.fail(_NAME, f"threshold must be {names}, got {_checks.describe(threshold)}", TypeError)
         if threshold.device != Q.device:
             _checks.fail(_NAME, f"threshold must be on {Q.device} like the other tensors, got {threshold.device}")
@@ -64,11 +66,6 @@ def _check(Q: Tensor, K: Tensor, V: Tensor, threshold: Tensor | None, rows: Tens
     _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,), Q)
     if rows.shape[0] != B:
         _checks.fail(_NAME, f"rows must be (B,) with B = Q.shape[0] = {B}, got {tuple(rows.shape)}")
-
-
-def _compute(Q: Tensor) -> torch.dtype:
-    """What is computed with: the matrices' own type, float32 for 16-bit ones."""
-    return torch.float64 if Q.dtype == torch.float64 else torch.float32
 
 
 def _own_column(Q: Tensor, rows: Tensor | None, zero_diagonal: bool) -> Tensor | None:
@@ -107,7 +104,7 @@ def _kernel(
 
 def _operands(native: Any, Q: Tensor, K: Tensor, V: Tensor, threshold: Tensor) -> Four:
     """As the launchers read them: rows of adjacent numbers, in a type they know, the threshold in the compute type."""
-    compute = _compute(Q)
+    compute = _checks.accumulation_dtype(Q)
     if not native.inner_product_self_expression_reads(_dtype(Q)):
         Q, K, V = (x.to(compute) for x in (Q, K, V))
     return _native.row_major(Q), _native.row_major(K), _native.row_major(V), threshold.to(compute)
@@ -121,7 +118,7 @@ def _fake(
     Q: Tensor, K: Tensor, V: Tensor, threshold: Tensor, scale: float, rows: Tensor | None, zero_diagonal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(Q, K, V, threshold, rows, zero_diagonal)
-    B, compute = Q.shape[0], _compute(Q)
+    B, compute = Q.shape[0], _checks.accumulation_dtype(Q)
     return Q.new_empty(B, V.shape[1]), Q.new_empty(B, dtype=compute), Q.new_empty(B, dtype=compute)
 
 
@@ -197,7 +194,7 @@ class _InnerProduct(torch.autograd.Function):
         Q, K, V, threshold, scale, rows, zero_diagonal = arguments
         ctx.save_for_backward(Q, K, V, threshold, rows)
         ctx.options = (scale, zero_diagonal)
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             out: tuple[Tensor, Tensor, Tensor] = _op(*arguments)
         return out
 
@@ -305,7 +302,7 @@ def inner_product_self_expression(
     *,
     zero_diagonal: bool = True,
 ) -> InnerProductSelfExpression:
-    r"""Each query as a combination of samples: :math:`\hat Z_b = \sum_{j \ne r_b} c_{bj} v_j`,
+    r"""Express each query as a combination of samples: :math:`\hat Z_b = \sum_{j \ne r_b} c_{bj} v_j`,
     :math:`c_{bj} = \mathrm{scale} \cdot \phi(\langle q_b, k_j \rangle)`.
 
     Attention without softmax, with the row norms that the self-expressive loss penalizes. C is never stored: the
@@ -360,6 +357,6 @@ def inner_product_self_expression(
     _check(Q, K, V, None, rows, zero_diagonal)
     given = Q.dtype
     with torch.autocast(Q.device.type, enabled=False):
-        Q, K, V = (x.to(_compute(x)) for x in (Q, K, V))
+        Q, K, V = (x.to(_checks.accumulation_dtype(x)) for x in (Q, K, V))
         Zhat, l2 = _without_threshold(Q, K, V, scale, rows, zero_diagonal)
         return InnerProductSelfExpression(Zhat.to(given), None, l2)

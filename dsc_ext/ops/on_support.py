@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
+from dsc_ext._torch import below_autograd
 from dsc_ext.ops._register import register
 
 _BLOCK = 1 << 24  # numbers that exist at a time where PyTorch has to serve
@@ -122,7 +123,7 @@ def _autograd(name: str, shift: int | None, every_entry: bool) -> type[torch.aut
         def forward(  # type: ignore[override]
             ctx: Any, X: Tensor, indices: Tensor, Q: Tensor | None, *parameters: float
         ) -> Tensor:
-            with torch._C._AutoDispatchBelowAutograd():
+            with below_autograd():
                 values: Tensor = getattr(torch.ops.dsc_ext, name)(X, indices, Q, *parameters)
             ctx.save_for_backward(X, indices, Q, values)
             ctx.shift = 0.0 if shift is None else parameters[shift]
@@ -239,7 +240,9 @@ def _run(op: Any, name: str, X: Tensor, indices: Tensor, Q: Tensor | None, *para
 
 
 def ridge_on_support(X: Tensor, indices: Tensor, lam: float, *, Q: Tensor | None = None) -> Tensor:
-    r"""Each row's ridge coefficients on its support: :math:`\min_c \|q_b - \sum_s c_s x_{i_{bs}}\|^2 + \lambda\|c\|^2`.
+    r"""Solve for each row's ridge coefficients on its support.
+
+    .. math:: \min_c \|q_b - \sum_s c_s x_{i_{bs}}\|^2 + \lambda \|c\|^2
 
     Args:
         X: (N, d) samples, float32 or float64.
@@ -277,7 +280,7 @@ def ridge_on_support(X: Tensor, indices: Tensor, lam: float, *, Q: Tensor | None
 
 
 def elastic_net_on_support(X: Tensor, indices: Tensor, l1: float, l2: float, *, Q: Tensor | None = None) -> Tensor:
-    r"""Each row's elastic net on its support, exactly, by homotopy.
+    r"""Solve each row's elastic net on its support, exactly, by homotopy.
 
     .. math:: \min_c \tfrac12 \|q_b - \sum_s c_s x_{i_{bs}}\|^2 + \lambda_1 \|c\|_1 + \tfrac12 \lambda_2 \|c\|^2
 
@@ -321,7 +324,7 @@ def elastic_net_on_support(X: Tensor, indices: Tensor, l1: float, l2: float, *, 
 def omp_on_support(
     X: Tensor, indices: Tensor, n_nonzero: int, *, tolerance: float = 1e-6, Q: Tensor | None = None
 ) -> Tensor:
-    r"""Each row by orthogonal matching pursuit among the atoms of its support.
+    r"""Write each row by orthogonal matching pursuit among the atoms of its support.
 
     Again and again the atom with the largest :math:`|\langle x_s, r\rangle|` joins, r being the residual of least
     squares on those that have joined; ties go to the first entry. With rows of norm one that is SSC-OMP.

@@ -15,19 +15,18 @@ from torch.autograd.graph import increment_version
 
 from dsc_ext import _checks, _native, reference
 from dsc_ext.ops._register import register
+from dsc_ext.ops._stepping import check_in_place, check_moments
 
 _NAME = "row_adam_"
 
 
-def _check(C: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, rows: Tensor | None, grad: Tensor) -> None:
+def _check(
+    C: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, rows: Tensor | None, grad: Tensor,
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, l1: float,
+) -> None:  # fmt: skip
     _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
-    for name, moment in (("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-        _checks.tensor(_NAME, name, moment, 2, (C.dtype,), C)
-        if moment.shape != C.shape:
-            _checks.fail(_NAME, f"{name} must have the shape of C, {tuple(C.shape)}, got {tuple(moment.shape)}")
-    _checks.tensor(_NAME, "step", step, 1, (torch.int64,), C)
-    if step.shape[0] != C.shape[0]:
-        _checks.fail(_NAME, f"step must be (n,) with n = C.shape[0] = {C.shape[0]}, got {tuple(step.shape)}")
+    check_moments(_NAME, "C", C, exp_avg, exp_avg_sq, step, (C.dtype,))
+    check_in_place(_NAME, C=C, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step)
     _checks.tensor(_NAME, "grad", grad, 2, (C.dtype,), C)
     touched = C.shape[0]
     if rows is not None:
@@ -41,13 +40,11 @@ def _kernel(
     C: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, rows: Tensor | None, grad: Tensor,
     lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, l1: float,
 ) -> None:  # fmt: skip
-    _check(C, exp_avg, exp_avg_sq, step, rows, grad)
-    for name, value in (("C", C), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq), ("step", step)):
-        if not value.is_contiguous():
-            _checks.fail(_NAME, f"{name} is written in place, so it must be contiguous, got strides {value.stride()}")
+    rates = (lr, beta1, beta2, eps, weight_decay, l1)
+    _check(C, exp_avg, exp_avg_sq, step, rows, grad, *rates)
     native = _native.backend(C)
     if native is None:
-        return reference.row_adam_(C, exp_avg, exp_avg_sq, step, rows, grad, lr, beta1, beta2, eps, weight_decay, l1)
+        return reference.row_adam_(C, exp_avg, exp_avg_sq, step, rows, grad, *rates)
     if grad.numel() == 0:
         return None
     grad = _native.row_major(grad)
@@ -60,24 +57,17 @@ def _kernel(
             _native.DTYPES[C.dtype], _native.queue(C),
             C.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr(), C.shape[0], C.shape[1],
             _native.pointer(rows), grad.data_ptr(), grad.stride(0), grad.shape[0],
-            lr, beta1, beta2, eps, weight_decay, l1, _native.pointer(scratch),
+            *rates, _native.pointer(scratch),
         )  # fmt: skip
     increment_version((C, exp_avg, exp_avg_sq, step))
     return None
-
-
-def _fake(
-    C: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, rows: Tensor | None, grad: Tensor,
-    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, l1: float,
-) -> None:  # fmt: skip
-    _check(C, exp_avg, exp_avg_sq, step, rows, grad)
 
 
 _op = register(
     "row_adam_(Tensor(a!) C, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) step, Tensor? rows, Tensor grad,"
     " float lr, float beta1, float beta2, float eps, float weight_decay, float l1) -> ()",
     kernel=_kernel,
-    fake=_fake,
+    fake=_check,
 )
 
 
@@ -95,7 +85,7 @@ def row_adam_(
     weight_decay: float = 0.0,
     l1: float = 0.0,
 ) -> Tensor:
-    """One Adam step on rows ``rows`` of C, in place; all other rows keep value, moments and step count.
+    """Step rows ``rows`` of C by Adam once, in place; all other rows keep value, moments and step count.
 
     Args:
         C, exp_avg, exp_avg_sq: (n, m) float32 or float64, contiguous; parameter, first and second moment.

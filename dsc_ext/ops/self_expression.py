@@ -18,39 +18,28 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import plain, register, undispatched
+from dsc_ext._torch import below_autograd, plain, undispatched
+from dsc_ext.ops._register import register
 
 _NAME = "self_expression"
 _FULL_BATCH_DIM = 128  # up to this d the kernel is the faster one on a CPU even where no row has to be gathered
 
 
-def _check(C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int) -> None:
-    _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
-    _checks.tensor(_NAME, "M", M, 2, (C.dtype,), C)
-    n, N = C.shape
-    if M.shape[0] != N:
-        _checks.fail(_NAME, f"M must be (N, d) with N = C.shape[1] = {N}, got {tuple(M.shape)}")
-    if rows is not None:
-        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,), C)
-    if Z is not None:
-        if rows is None:
-            _checks.fail(_NAME, "Z is spliced into M at rows, so rows must be given with it, got rows=None")
-        _checks.tensor(_NAME, "Z", Z, 2, (C.dtype,), C)
-        if Z.shape[0] != rows.shape[0] or Z.shape[1] != M.shape[1]:
-            expected = (rows.shape[0], M.shape[1])
-            _checks.fail(_NAME, f"Z must be (B, d) = {expected} as rows and M say, got {tuple(Z.shape)}")
-    if (zero_diagonal or Z is not None) and not 0 <= row_offset <= N - n:
-        _checks.fail(
-            _NAME,
-            f"C must be rows row_offset .. row_offset + n of the (N, N) coefficient matrix, N = {N}, when the diagonal "
-            f"is zeroed or live rows are spliced in; got C {tuple(C.shape)} with row_offset = {row_offset}",
-        )
+def check_operands(
+    op: str, C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int
+) -> None:
+    """Refuse what neither the op nor its fused step can take of the arguments they share."""
+    _checks.tensor(op, "C", C, 2, _checks.REAL)
+    _checks.tensor(op, "M", M, 2, (C.dtype,), C)
+    if M.shape[0] != C.shape[1]:
+        _checks.fail(op, f"M must be (N, d) with N = C.shape[1] = {C.shape[1]}, got {tuple(M.shape)}")
+    _checks.batch(op, "C", C, M, rows, Z, zero_diagonal, row_offset)
 
 
 def _kernel(
     C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int, sparse_grad: bool
 ) -> Tensor:
-    _check(C, M, rows, Z, zero_diagonal, row_offset)
+    check_operands(_NAME, C, M, rows, Z, zero_diagonal, row_offset)
     (n, N), d = C.shape, M.shape[1]
     native = _native.backend(C)
     if rows is None and (native is None or not C.is_cpu or d > _FULL_BATCH_DIM):
@@ -88,7 +77,7 @@ def _kernel(
 def _fake(
     C: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int, sparse_grad: bool
 ) -> Tensor:
-    _check(C, M, rows, Z, zero_diagonal, row_offset)
+    check_operands(_NAME, C, M, rows, Z, zero_diagonal, row_offset)
     return M.new_empty(C.shape[0] if rows is None else rows.shape[0], M.shape[1])
 
 
@@ -96,19 +85,10 @@ class _SelfExpression(torch.autograd.Function):
     """Gradients for C (the batch's rows), M and Z. Under ``create_graph`` the reference is differentiated instead."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        C: Tensor,
-        M: Tensor,
-        rows: Tensor | None,
-        Z: Tensor | None,
-        zero_diagonal: bool,
-        row_offset: int,
-        sparse_grad: bool,
-    ) -> Tensor:
-        ctx.save_for_backward(C, M, rows, Z)
-        ctx.options = (zero_diagonal, row_offset, sparse_grad)
-        return _kernel(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(*arguments[:4])
+        ctx.options = arguments[4:]
+        return _kernel(*arguments)
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -150,7 +130,7 @@ class _DispatchedSelfExpression(_SelfExpression):
     def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(*arguments[:4])
         ctx.options = arguments[4:]
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             out: Tensor = _op(*arguments)
         return out
 
@@ -231,7 +211,7 @@ def self_expression(
     row_offset: int = 0,
     sparse_grad: bool = False,
 ) -> Tensor:
-    r"""Each row as a linear combination of the others: :math:`\hat Z_b = \sum_{j \ne r_b} C[r_b, j]\, M'_j`.
+    r"""Express each row as a linear combination of the others: :math:`\hat Z_b = \sum_{j \ne r_b} C[r_b, j]\, M'_j`.
 
     Args:
         C: (N, N) coefficient matrix, float32 or float64; or its rows ``row_offset .. row_offset + n`` as (n, N); or
@@ -271,5 +251,5 @@ def self_expression(
         run = _apply if wanted and torch.is_grad_enabled() else _kernel
         return run(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
     if not (isinstance(C, Tensor) and isinstance(M, Tensor)):  # say so before the schema does, in other words
-        _check(C, M, rows, Z, zero_diagonal, row_offset)
+        check_operands(_NAME, C, M, rows, Z, zero_diagonal, row_offset)
     return _op(C, M, rows, Z, zero_diagonal, row_offset, sparse_grad)

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import plain, register
-from dsc_ext.ops._stepping import check_state, rule
+from dsc_ext import _native, reference
+from dsc_ext._torch import plain
+from dsc_ext.ops._register import register
+from dsc_ext.ops._stepping import check_gradient, check_state, rule
+from dsc_ext.ops.self_expression import check_operands
 
 _NAME = "self_expression_step_"
 _ALIGNMENT = 64  # of scratch
@@ -27,35 +29,13 @@ _ALIGNMENT = 64  # of scratch
 
 def _check(
     C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
-    rows: Tensor | None, Z: Tensor | None, lr: float, proximal: bool, zero_diagonal: bool, row_offset: int,
+    rows: Tensor | None, Z: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+    decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
     grad_scale: Tensor | None, found_inf: Tensor | None,
 ) -> None:  # fmt: skip
-    _checks.tensor(_NAME, "C", C, 2, _checks.REAL)
-    n, N = C.shape
+    check_operands(_NAME, C, M, rows, Z, zero_diagonal, row_offset)
     check_state(_NAME, "C", C, exp_avg, exp_avg_sq, step, proximal, grad_scale, found_inf)
-    _checks.tensor(_NAME, "M", M, 2, (C.dtype,), C)
-    if M.shape[0] != N:
-        _checks.fail(_NAME, f"M must be (N, d) with N = C.shape[1] = {N}, got {tuple(M.shape)}")
-    touched = n
-    if rows is not None:
-        _checks.tensor(_NAME, "rows", rows, 1, (torch.int64,), C)
-        touched = rows.shape[0]
-    for name, value in (("G", G), ("Z", Z)):
-        if value is None and name == "Z":
-            continue
-        _checks.tensor(_NAME, name, value, 2, (C.dtype,), C)
-        assert value is not None
-        if value.shape != (touched, M.shape[1]):
-            expected = (touched, M.shape[1])
-            _checks.fail(_NAME, f"{name} must be (B, d) = {expected} as rows and M say, got {tuple(value.shape)}")
-    if Z is not None and rows is None:
-        _checks.fail(_NAME, "Z is spliced into M at rows, so rows must be given with it, got rows=None")
-    if (zero_diagonal or Z is not None) and not 0 <= row_offset <= N - n:
-        _checks.fail(
-            _NAME,
-            f"C must be rows row_offset .. row_offset + n of the (N, N) coefficient matrix, N = {N}, when the diagonal "
-            f"is zeroed or live rows are spliced in; got C {tuple(C.shape)} with row_offset = {row_offset}",
-        )
+    check_gradient(_NAME, G, C, M, rows)
 
 
 def _kernel(
@@ -64,13 +44,14 @@ def _kernel(
     decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
     grad_scale: Tensor | None, found_inf: Tensor | None,
 ) -> None:  # fmt: skip
-    _check(C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, proximal, zero_diagonal, row_offset, grad_scale, found_inf)
+    arguments = (
+        C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, beta1, beta2, eps, weight_decay, decoupled, l1, proximal,
+        zero_diagonal, row_offset, grad_scale, found_inf,
+    )  # fmt: skip
+    _check(*arguments)
     native = _native.backend(C)
     if native is None:
-        return reference.self_expression_step_(
-            C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, beta1, beta2, eps, weight_decay, decoupled, l1, proximal,
-            zero_diagonal, row_offset, grad_scale, found_inf,
-        )  # fmt: skip
+        return reference.self_expression_step_(*arguments)
     (n, N), (B, d) = C.shape, G.shape
     if B == 0 or N == 0:
         return None
@@ -98,48 +79,23 @@ def _kernel(
     return None
 
 
-def _fake(
-    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
-    rows: Tensor | None, Z: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
-    decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
-    grad_scale: Tensor | None, found_inf: Tensor | None,
-) -> None:  # fmt: skip
-    _check(C, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, proximal, zero_diagonal, row_offset, grad_scale, found_inf)
-
-
 _op = register(
     "self_expression_step_(Tensor(a!) C, Tensor(b!)? exp_avg, Tensor(c!)? exp_avg_sq, Tensor(d!)? step, Tensor G,"
     " Tensor M, Tensor? rows, Tensor? Z, float lr, float beta1, float beta2, float eps, float weight_decay,"
     " bool decoupled, float l1, bool proximal, bool zero_diagonal, int row_offset, Tensor? grad_scale,"
     " Tensor? found_inf) -> ()",
     kernel=_kernel,
-    fake=_fake,
+    fake=_check,
 )
 
 
 def self_expression_step_(
-    C: Tensor,
-    exp_avg: Tensor | None,
-    exp_avg_sq: Tensor | None,
-    step: Tensor | None,
-    G: Tensor,
-    M: Tensor,
-    rows: Tensor | None = None,
-    Z: Tensor | None = None,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    decoupled: bool = False,
-    l1: float = 0.0,
-    proximal: bool = False,
-    zero_diagonal: bool = True,
-    row_offset: int = 0,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-) -> Tensor:
-    r"""One training step of C from the gradient of Ẑ alone; the gradient of C is never stored.
+    C: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor, M: Tensor,
+    rows: Tensor | None = None, Z: Tensor | None = None, *, lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False, l1: float = 0.0, proximal: bool = False,
+    zero_diagonal: bool = True, row_offset: int = 0, grad_scale: Tensor | None = None, found_inf: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    r"""Step C once from the gradient of Ẑ alone; the gradient of C is never stored.
 
     The same, to rounding, as :func:`dsc_ext.self_expression` under autograd followed by :class:`dsc_ext.RowAdam`.
 

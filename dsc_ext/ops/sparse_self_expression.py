@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import plain, register, undispatched
+from dsc_ext._torch import below_autograd
+from dsc_ext.ops._register import register
 
 _NAME = "sparse_self_expression"
 _HALF = (torch.float16, torch.bfloat16)
@@ -28,38 +29,23 @@ _MOST_TARGETS = 2**31 - 1  # keys are int32
 
 
 def check_operands(
-    name: str, values: Tensor, indices: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None,
+    op: str, values: Tensor, indices: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None,
     zero_diagonal: bool, row_offset: int,
 ) -> None:  # fmt: skip
-    """What the op and its fused step ask of the arguments they share."""
-    _checks.tensor(name, "values", values, 2, _checks.REAL)
-    _checks.tensor(name, "indices", indices, 2, (torch.int64,), values)
+    """Refuse what neither the op nor its fused step can take of the arguments they share."""
+    _checks.tensor(op, "values", values, 2, _checks.REAL)
+    _checks.tensor(op, "indices", indices, 2, (torch.int64,), values)
     if values.shape != indices.shape:
         _checks.fail(
-            name, f"values and indices must both be (n, k), got {tuple(values.shape)} and {tuple(indices.shape)}"
+            op, f"values and indices must both be (n, k), got {tuple(values.shape)} and {tuple(indices.shape)}"
         )
     half = _HALF if values.dtype == torch.float32 else ()
-    _checks.tensor(name, "M", M, 2, (values.dtype, *half), values)
-    if rows is not None:
-        _checks.tensor(name, "rows", rows, 1, (torch.int64,), values)
-    if Z is not None:
-        if rows is None:
-            _checks.fail(name, "Z is spliced into M at rows, so rows must be given with it, got rows=None")
-        _checks.tensor(name, "Z", Z, 2, (values.dtype,), values)
-        if Z.shape[0] != rows.shape[0] or Z.shape[1] != M.shape[1]:
-            expected = (rows.shape[0], M.shape[1])
-            _checks.fail(name, f"Z must be (B, d) = {expected} as rows and M say, got {tuple(Z.shape)}")
-    n, N = values.shape[0], M.shape[0]
-    if (zero_diagonal or Z is not None) and not 0 <= row_offset <= N - n:
-        _checks.fail(
-            name,
-            f"values must be rows row_offset .. row_offset + n of N = M.shape[0] = {N} when the diagonal is zeroed or "
-            f"live rows are spliced in; got values {tuple(values.shape)} with row_offset = {row_offset}",
-        )
+    _checks.tensor(op, "M", M, 2, (values.dtype, *half), values)
+    _checks.batch(op, "values", values, M, rows, Z, zero_diagonal, row_offset)
 
 
 def slots(M: Tensor, rows: Tensor | None, Z: Tensor | None) -> Tensor | None:
-    """Scratch in which a launcher notes where in the batch a row of the bank is; None without a splice."""
+    """Return scratch in which a launcher notes where in the batch a row of the bank is; None without a splice."""
     return None if rows is None or Z is None else rows.new_empty(M.shape[0], dtype=torch.int32)
 
 
@@ -204,20 +190,12 @@ class _SparseSelfExpression(torch.autograd.Function):
     """Gradients for values, M and Z. Under ``create_graph`` the reference is differentiated instead."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        values: Tensor,
-        indices: Tensor,
-        M: Tensor,
-        rows: Tensor | None,
-        Z: Tensor | None,
-        zero_diagonal: bool,
-        row_offset: int,
-        sparse_grad: bool,
-    ) -> Tensor:
-        ctx.save_for_backward(values, indices, M, rows, Z)
-        ctx.options = (zero_diagonal, row_offset, sparse_grad)
-        return _kernel(values, indices, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(*arguments[:5])
+        ctx.options = arguments[5:]
+        with below_autograd():
+            out: Tensor = _op(*arguments)
+        return out
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -252,27 +230,14 @@ class _SparseSelfExpression(torch.autograd.Function):
         return dvalues, None, dM, None, dZ, None, None, None
 
 
-class _DispatchedSparseSelfExpression(_SparseSelfExpression):
-    """The same where something may be watching: the forward goes through the dispatcher, below autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(*arguments[:5])
-        ctx.options = arguments[5:]
-        with torch._C._AutoDispatchBelowAutograd():
-            out: Tensor = _op(*arguments)
-        return out
-
-
 _op = register(
     "sparse_self_expression(Tensor values, Tensor indices, Tensor M, Tensor? rows, Tensor? Z, bool zero_diagonal,"
     " int row_offset, bool sparse_grad) -> Tensor",
     kernel=_kernel,
     fake=_fake,
-    autograd=_DispatchedSparseSelfExpression,
+    autograd=_SparseSelfExpression,
     autocast=True,
 )
-_apply = undispatched(_SparseSelfExpression)
 
 
 def sparse_self_expression(
@@ -286,7 +251,7 @@ def sparse_self_expression(
     row_offset: int = 0,
     sparse_grad: bool = False,
 ) -> Tensor:
-    r"""Each row as a combination of k others: :math:`\hat Z_b = \sum_s v_{r_b s}\, M'_{i_{r_b s}}`.
+    r"""Express each row as a combination of k others: :math:`\hat Z_b = \sum_s v_{r_b s}\, M'_{i_{r_b s}}`.
 
     Here v are the values and i the indices. It is :func:`self_expression` on a coefficient matrix with k entries a row,
     and takes the same options.
@@ -327,10 +292,6 @@ def sparse_self_expression(
         >>> sparse_self_expression(values, indices, torch.eye(4))
         tensor([[0., 0., 0., 2.]])
     """
-    if plain(values, M, Z):
-        wanted = values.requires_grad or M.requires_grad or (Z is not None and Z.requires_grad)
-        run = _apply if wanted and torch.is_grad_enabled() else _kernel
-        return run(values, indices, M, rows, Z, zero_diagonal, row_offset, sparse_grad)
     if not (isinstance(values, Tensor) and isinstance(indices, Tensor) and isinstance(M, Tensor)):
         check_operands(_NAME, values, indices, M, rows, Z, zero_diagonal, row_offset)  # says so in our words
     return _op(values, indices, M, rows, Z, zero_diagonal, row_offset, sparse_grad)

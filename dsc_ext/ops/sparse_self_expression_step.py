@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from dsc_ext import _checks, _native, reference
+from dsc_ext import _native, reference
 from dsc_ext.ops._register import register
-from dsc_ext.ops._stepping import check_state, rule
+from dsc_ext.ops._stepping import check_gradient, check_state, rule
 from dsc_ext.ops.sparse_self_expression import check_operands
 
 _NAME = "sparse_self_expression_step_"
@@ -25,15 +25,13 @@ _NAME = "sparse_self_expression_step_"
 
 def _check(
     values: Tensor, indices: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None,
-    G: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, proximal: bool, zero_diagonal: bool,
-    row_offset: int, grad_scale: Tensor | None, found_inf: Tensor | None,
+    G: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
+    grad_scale: Tensor | None, found_inf: Tensor | None,
 ) -> None:  # fmt: skip
     check_operands(_NAME, values, indices, M, rows, Z, zero_diagonal, row_offset)
     check_state(_NAME, "values", values, exp_avg, exp_avg_sq, step, proximal, grad_scale, found_inf)
-    _checks.tensor(_NAME, "G", G, 2, (values.dtype,), values)
-    expected = (values.shape[0] if rows is None else rows.shape[0], M.shape[1])
-    if G.shape != expected:
-        _checks.fail(_NAME, f"G must be (B, d) = {expected} as rows and M say, got {tuple(G.shape)}")
+    check_gradient(_NAME, G, values, M, rows)
 
 
 def _kernel(
@@ -42,16 +40,14 @@ def _kernel(
     weight_decay: float, decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
     grad_scale: Tensor | None, found_inf: Tensor | None,
 ) -> None:  # fmt: skip
-    _check(
-        values, indices, exp_avg, exp_avg_sq, step, G, M, rows, Z, proximal, zero_diagonal, row_offset, grad_scale,
-        found_inf,
+    arguments = (
+        values, indices, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, beta1, beta2, eps, weight_decay, decoupled, l1,
+        proximal, zero_diagonal, row_offset, grad_scale, found_inf,
     )  # fmt: skip
+    _check(*arguments)
     native = _native.backend(values)
     if native is None:
-        return reference.sparse_self_expression_step_(
-            values, indices, exp_avg, exp_avg_sq, step, G, M, rows, Z, lr, beta1, beta2, eps, weight_decay, decoupled,
-            l1, proximal, zero_diagonal, row_offset, grad_scale, found_inf,
-        )  # fmt: skip
+        return reference.sparse_self_expression_step_(*arguments)
     (n, k), (N, d), B = values.shape, M.shape, G.shape[0]
     if B == 0:
         return None
@@ -77,52 +73,24 @@ def _kernel(
     return None
 
 
-def _fake(
-    values: Tensor, indices: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None,
-    G: Tensor, M: Tensor, rows: Tensor | None, Z: Tensor | None, lr: float, beta1: float, beta2: float, eps: float,
-    weight_decay: float, decoupled: bool, l1: float, proximal: bool, zero_diagonal: bool, row_offset: int,
-    grad_scale: Tensor | None, found_inf: Tensor | None,
-) -> None:  # fmt: skip
-    _check(
-        values, indices, exp_avg, exp_avg_sq, step, G, M, rows, Z, proximal, zero_diagonal, row_offset, grad_scale,
-        found_inf,
-    )  # fmt: skip
-
-
 _op = register(
     "sparse_self_expression_step_(Tensor(a!) values, Tensor indices, Tensor(b!)? exp_avg, Tensor(c!)? exp_avg_sq,"
     " Tensor(d!)? step, Tensor G, Tensor M, Tensor? rows, Tensor? Z, float lr, float beta1, float beta2, float eps,"
     " float weight_decay, bool decoupled, float l1, bool proximal, bool zero_diagonal, int row_offset,"
     " Tensor? grad_scale, Tensor? found_inf) -> ()",
     kernel=_kernel,
-    fake=_fake,
+    fake=_check,
 )
 
 
 def sparse_self_expression_step_(
-    values: Tensor,
-    indices: Tensor,
-    exp_avg: Tensor | None,
-    exp_avg_sq: Tensor | None,
-    step: Tensor | None,
-    G: Tensor,
-    M: Tensor,
-    rows: Tensor | None = None,
-    Z: Tensor | None = None,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    decoupled: bool = False,
-    l1: float = 0.0,
-    proximal: bool = False,
-    zero_diagonal: bool = True,
-    row_offset: int = 0,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-) -> Tensor:
-    r"""One training step of k coefficients a row from the gradient of Ẑ alone; their gradient is never stored.
+    values: Tensor, indices: Tensor, exp_avg: Tensor | None, exp_avg_sq: Tensor | None, step: Tensor | None, G: Tensor,
+    M: Tensor, rows: Tensor | None = None, Z: Tensor | None = None, *, lr: float,
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False,
+    l1: float = 0.0, proximal: bool = False, zero_diagonal: bool = True, row_offset: int = 0,
+    grad_scale: Tensor | None = None, found_inf: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    r"""Step k coefficients a row once from the gradient of Ẑ alone; their gradient is never stored.
 
     The same, to rounding, as :func:`dsc_ext.sparse_self_expression` under autograd followed by
     :class:`dsc_ext.RowAdam`. The arguments of the step are those of :func:`dsc_ext.self_expression_step_`.

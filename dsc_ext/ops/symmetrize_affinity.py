@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native
+from dsc_ext._torch import below_autograd
 from dsc_ext.ops._register import register
 
 _NAME = "symmetrize_affinity"
@@ -160,13 +161,11 @@ class _Symmetrize(torch.autograd.Function):
     """∂L/∂c_e = sign(c_e) · ∂W/∂A · (g at (i, j) + g at (j, i)), taken at the places of W and gathered."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, values: Tensor, crow: Tensor, column: Tensor, reduce: str, threshold: float
-    ) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            outputs: tuple[Tensor, ...] = _op(values, crow, column, reduce, threshold)
-        ctx.save_for_backward(values, crow, column, *outputs[1:])
-        ctx.options = reduce, threshold
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+        with below_autograd():
+            outputs: tuple[Tensor, ...] = _op(*arguments)
+        ctx.save_for_backward(*arguments[:3], *outputs[1:])
+        ctx.options = arguments[3:]
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
 
@@ -240,7 +239,7 @@ class _SymmetrizeDense(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, C: Tensor, reduce: str, threshold: float) -> tuple[Tensor, ...]:  # type: ignore[override]
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             outputs: tuple[Tensor, ...] = _dense_op(C, reduce, threshold)
         ctx.save_for_backward(C, *outputs[1:])
         ctx.options = reduce, threshold
@@ -271,7 +270,7 @@ _dense_op = register(
 def symmetrize_affinity(
     values: Tensor, indices: Tensor | None = None, *, reduce: str = "mean", threshold: float = 0.0
 ) -> Tensor:
-    """The affinity graph of a coefficient matrix, both directions of an edge made one, as sparse CSR.
+    """Make the affinity graph of a coefficient matrix, both directions of an edge made one, as sparse CSR.
 
     Args:
         values: (N, N) dense; or (N, N) ``torch.sparse_csr`` (rows need not be sorted); or (N, k) with ``indices``.

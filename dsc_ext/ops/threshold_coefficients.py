@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dsc_ext import _checks, _native, reference
+from dsc_ext._torch import below_autograd
 from dsc_ext.ops._register import register
 
 _NAME = "threshold_coefficients"
@@ -54,7 +55,7 @@ class _Threshold(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, C: Tensor, rho: float) -> Tensor:  # type: ignore[override]
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             out: Tensor = _op(C, rho)
         ctx.save_for_backward(None if rho >= 1 else out != 0)
         return out
@@ -75,8 +76,7 @@ _op = register(
 
 
 def threshold_coefficients(C: Tensor, rho: float) -> Tensor:
-    """Per row, keeps the smallest set of largest |c| whose sum exceeds ``rho`` times the row's ℓ1 norm; zeroes the
-    rest.
+    """Keep of each row the smallest set of largest |c| whose sum exceeds ``rho`` of its ℓ1 norm; zero the rest.
 
     The entry that carries the sum over the threshold is kept. Ties go to the lowest column. ``rho >= 1`` keeps
     everything, a zero row stays zero, and a row whose ℓ1 norm is not finite is returned as it came, so that NaN stays

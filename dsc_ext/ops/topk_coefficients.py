@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from dsc_ext import _checks, _native, reference
-from dsc_ext.ops._register import plain, register
+from dsc_ext._torch import below_autograd
+from dsc_ext.ops._register import register
 
 _NAME = "topk_coefficients"
 _BLOCK = 1 << 24  # scores that exist at a time where PyTorch has to serve
@@ -59,26 +60,16 @@ def _shape(C: Tensor, K: Tensor | None, k: int, rows: Tensor | None) -> tuple[in
     return C.shape[0] if rows is None else rows.shape[0], k
 
 
-def _values_dtype(C: Tensor) -> torch.dtype:
-    return torch.float64 if C.dtype is torch.float64 else torch.float32
-
-
 def _kernel(
-    C: Tensor,
-    K: Tensor | None,
-    k: int,
-    rows: Tensor | None,
-    signed: bool,
-    zero_diagonal: bool,
-    row_offset: int,
+    C: Tensor, K: Tensor | None, k: int, rows: Tensor | None, signed: bool, zero_diagonal: bool, row_offset: int,
     sparse_grad: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     _check(C, K, k, rows, zero_diagonal, row_offset)
     B = _shape(C, K, k, rows)[0]
     native = _native.backend(C)
     if native is None or k > native.topk_coefficients_most():
         return _by_library(C, K, k, rows, signed, zero_diagonal, row_offset)
-    values = C.new_empty(B, k, dtype=_values_dtype(C))
+    values = C.new_empty(B, k, dtype=_checks.accumulation_dtype(C))
     indices = C.new_empty(B, k, dtype=torch.int64)
     if B == 0 or k == 0:
         return values, indices
@@ -125,39 +116,24 @@ def _by_library(
 
 
 def _fake(
-    C: Tensor,
-    K: Tensor | None,
-    k: int,
-    rows: Tensor | None,
-    signed: bool,
-    zero_diagonal: bool,
-    row_offset: int,
+    C: Tensor, K: Tensor | None, k: int, rows: Tensor | None, signed: bool, zero_diagonal: bool, row_offset: int,
     sparse_grad: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     _check(C, K, k, rows, zero_diagonal, row_offset)
     shape = _shape(C, K, k, rows)
-    return C.new_empty(shape, dtype=_values_dtype(C)), C.new_empty(shape, dtype=torch.int64)
+    return C.new_empty(shape, dtype=_checks.accumulation_dtype(C)), C.new_empty(shape, dtype=torch.int64)
 
 
 class _TopK(torch.autograd.Function):
     """The gradient passes to what was selected (the selected set is locally constant)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        C: Tensor,
-        K: Tensor | None,
-        k: int,
-        rows: Tensor | None,
-        signed: bool,
-        zero_diagonal: bool,
-        row_offset: int,
-        sparse_grad: bool,
-    ) -> tuple[Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            values, indices = _op(C, K, k, rows, signed, zero_diagonal, row_offset, sparse_grad)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        C, K, _, rows, _, _, ctx.row_offset, ctx.sparse_grad = arguments
+        ctx.shape = C.shape
+        with below_autograd():
+            values, indices = _op(*arguments)
         ctx.mark_non_differentiable(indices)
-        ctx.shape, ctx.row_offset, ctx.sparse_grad = C.shape, row_offset, sparse_grad
         ctx.save_for_backward(indices, rows, *(() if K is None else (C, K)))
         return values, indices
 
@@ -227,7 +203,7 @@ def topk_coefficients(
     row_offset: int = 0,
     sparse_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    r"""Per row the k largest coefficients by magnitude, with their columns, what a sparse affinity keeps.
+    r"""Select the k largest coefficients of each row by magnitude, with their columns: what a sparse affinity keeps.
 
     Args:
         C: the coefficients. Either (N, N), or its rows ``row_offset .. row_offset + n`` as (n, N), or (n, m) against m
@@ -275,10 +251,5 @@ def topk_coefficients(
         if isinstance(C, (tuple, list)):
             _checks.fail(_NAME, f"C must be a matrix or a pair (Q, K) of tensors, got {_checks.describe(C)}", TypeError)
         _check(Q, K, k, rows, zero_diagonal, row_offset)
-    arguments = (Q, K, k, rows, signed, zero_diagonal, row_offset, sparse_grad)
-    if plain(Q, Q if K is None else K):
-        wanted = torch.is_grad_enabled() and (Q.requires_grad or (K is not None and K.requires_grad))
-        if not wanted:
-            return _kernel(*arguments)
-    values, indices = _op(*arguments)
+    values, indices = _op(Q, K, k, rows, signed, zero_diagonal, row_offset, sparse_grad)
     return values, indices

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 import dsc_ext
-from dsc_ext.fused import FusedAdam
-from dsc_ext.nn import MemoryBank, SelfExpressiveCUDA
-from dsc_ext.optim import RowAdam
+from dsc_ext import FusedAdam, MemoryBank, RowAdam, SelfExpressiveCUDA
 
 C, M, Z, ROWS = torch.zeros(4, 4), torch.zeros(4, 3), torch.zeros(2, 3), torch.tensor([0, 2])
 THRESHOLD = torch.tensor(0.1)
