@@ -3,7 +3,7 @@
 ``emulator()`` is the package's own launchers: csrc/bindings.cpp and every csrc/cuda/*.cu in one extension module
 ``_emu``, with the signatures of ``dsc_ext._C``. Variants: ``plain`` (fast), ``asan`` (AddressSanitizer and
 UndefinedBehaviorSanitizer), ``tsan`` (ThreadSanitizer, a race check). The sanitized ones load only into a process that
-``sanitized_environment`` prepared. Objects are kept in the checkout's build folder, under a hash of everything that went
+``sanitized_environment`` prepared. Objects are kept in the checkout's build folder, under a hash of all that went
 into them, so that nothing is compiled twice. Needs g++ (GCC 11 or newer) and GNU ld; no CUDA toolkit.
 """
 
