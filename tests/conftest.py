@@ -1,15 +1,37 @@
-"""Shared by all tests: where real data lie, and the backends an op can run on."""
+"""Shared by all tests: which are slow, and where real data lie.
+
+``pytest`` alone leaves out what is marked slow (``-m "not slow"`` among pyproject.toml's options); ``pytest -m ""``
+runs everything, in a CI or before a push. SLOW below is the one table of what is left out and what that loses; marks
+on single cases of a parametrized test stand beside its cases.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+SLOW = {  # how a node id begins -> what the fast tests cannot see without it
+    r"tests/simt/": "races, reads out of bounds, a barrier whose loss nothing would notice; the emulator's own rules",
+    r"tests/packaging/test_install.py": "a build that fails from an sdist, in isolation or editable",
+    r"tests/packaging/test_benchmarks.py": "a benchmark that no longer runs, or that times wrong numbers",
+    r"tests/packaging/test_ptxas_budget.py::test_kernels": "a kernel that nvcc refuses, spills or outgrows its budget",
+    r"tests/packaging/test_readme.py::test_python_examples_run": "an example of the README that fails",
+    r"tests/python/test_experiments.py": "an experiment whose command no longer gives its table",
+    r"tests/python/test_estimators.py::test_scikit_learn_checks\[(?!Ridge)": "a rule of scikit-learn that an estimator "
+    "breaks by what is its own: Ridge's checks are those of what all inherit",
+    r"tests/python/test_estimators.py::test_new_samples": "an estimator whose model is not the command line's",
+    r"tests/python/test_cli.py::test_a_real_signal": "a signal that a handler called by hand would not show",
+    r"tests/python/test_cli.py::test_interrupted_run_resumes": "an option lost between two runs: test_trainer resumes",
+    r"tests/python/test_features.py::test_scattering_of_handwriting": "scattering that is stable but of no use",
+    r"tests/python/test_baselines.py::test_figures_on_published_sets": "baselines below what is published",
+    r"tests/python/test_(energy|sscn).py::test_digits_beat": "a network that trains, but learns nothing from digits",
+    r"tests/python/test_senet.py::test_memory_of_a_step": "memory that grows with the dictionary",
+}
 
 # Before anything loads a BLAS: workers that all use every core spend most of their time waiting for each other.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -17,16 +39,29 @@ if _workers > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
 
 
-def helper_package(name: str) -> None:
-    """Makes tests/<name> importable as <name>. With tests/ itself on sys.path, tests/python would stand in for it."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / name / "__init__.py")
-    assert spec is not None and spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
+_slow = re.compile("|".join(SLOW)).match
 
 
-helper_package("simt")
-helper_package("ops")
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return 'fast tests only; pytest -m "" runs all' if leaves_out_slow(config) else None
+
+
+def leaves_out_slow(config: pytest.Config) -> bool:
+    """Tell whether the mark expression is the one of pyproject.toml, so that no slow test need even be collected."""
+    return bool(config.option.markexpr == "not slow")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, unread, the files that are slow altogether: they take long to import."""
+    path = collection_path.relative_to(ROOT).as_posix()
+    return True if leaves_out_slow(config) and _slow(path) else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before the mark expression is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _slow(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from simt import build
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -19,6 +20,15 @@ from ops import cases
 from ops.cases import CASES, Case
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def only_the_first_fast(chosen: list[Case]) -> list[ParameterSet]:
+    """Mark all but the first case of each op as slow."""
+    first = {case.op: case for case in reversed(chosen)}
+    return [
+        pytest.param(case, id=str(case), marks=[] if first[case.op] is case else pytest.mark.slow) for case in chosen
+    ]
+
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 differentiable_case = pytest.mark.parametrize("case", [c for c in CASES if c.differentiable], ids=str)
@@ -133,9 +143,9 @@ def test_same_bits_with_any_number_of_threads(case: Case) -> None:
         assert all(torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0)) for other in others)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if "not-finite" not in c.label], ids=str
-)  # opcheck holds NaN unequal to NaN
+# Without the slow: a schema or a fake kernel that is wrong for an option which the op's first case leaves alone.
+# opcheck holds NaN unequal to NaN.
+@pytest.mark.parametrize("case", only_the_first_fast([c for c in CASES if "not-finite" not in c.label]))
 def test_opcheck(case: Case) -> None:
     arguments = case.arguments()
     for requires_grad in (False, True):
@@ -169,11 +179,10 @@ def test_only_wanted_gradients_are_computed(case: Case) -> None:
         assert arguments[wanted].grad is not None
 
 
-@pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if c.label in {"splice", "batch", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}],
-    ids=str,
-)
+COMPILED = {"splice", "batch", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}
+
+
+@pytest.mark.parametrize("case", only_the_first_fast([c for c in CASES if c.label in COMPILED]))
 def test_compiles_into_one_graph(case: Case) -> None:
     torch._dynamo.reset()
     arguments = case.arguments()

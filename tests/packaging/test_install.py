@@ -123,7 +123,7 @@ def test_sdist_is_complete(python: Path, tree: Path, tmp_path: Path) -> None:
     (archive,) = out.glob("*.tar.gz")
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
-    assert {"csrc/CMakeLists.txt", "csrc/cuda/self_expression.cu", "constraints.txt", "tests/ops/cases.py"} <= names
+    assert {"csrc/CMakeLists.txt", "csrc/cuda/self_expression.cu", "constraints.txt", "tests/ops/test_bank.py"} <= names
     cuda = bool(shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc"))
     settings = {"DSCLUST_CUDA": "1", "DSCLUST_CUDA_ARCHS": "80-real"} if cuda else {"DSCLUST_CUDA": "0"}
     install(python, tmp_path, "--no-build-isolation", str(archive), **settings)

@@ -5,8 +5,8 @@ csrc/cuda/budget.json holds, per source, kernel and architecture, the most regis
 and so does one without a budget. After a deliberate change:
 ``python tests/packaging/test_ptxas_budget.py --update``, and read the diff.
 
-Needs nvcc (CUDACXX, CUDA_HOME, PATH, /usr/local/cuda; else skipped), no GPU. The assembler's output is kept in a cache
-outside the source tree, under a hash of what went into it.
+Needs nvcc (CUDACXX, CUDA_HOME, PATH, /usr/local/cuda; else skipped), no GPU. The assembler's output is kept in the
+checkout's build folder ($DSC_EMULATOR_CACHE names another), under a hash of what went into it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 
 import pytest
 
-CSRC = Path(__file__).resolve().parents[2] / "csrc"
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
 BUDGET = CSRC / "cuda" / "budget.json"
 SOURCES = sorted(path.relative_to(CSRC).as_posix() for path in CSRC.rglob("*.cu"))
 ARCHITECTURES = ("80", "86", "89", "90a")
@@ -66,10 +67,10 @@ def compile_verbosely(source: str) -> str:
     state = hashlib.sha256("\0".join([version, *command]).encode())
     for path in [CSRC / source, *headers]:
         state.update(path.read_bytes() + b"\0")
-    cache = Path(os.environ.get("DSC_EMULATOR_CACHE") or tempfile.gettempdir()) / f"dsc-ext-ptxas-{os.getuid()}"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cache = Path(os.environ.get("DSC_EMULATOR_CACHE") or ROOT / "build") / "ptxas"
+    cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"{Path(source).stem}-{state.hexdigest()[:24]}.txt"
-    if kept.exists() and kept.stat().st_uid == os.getuid():
+    if kept.exists():
         return kept.read_text()
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,8 +3,8 @@
 ``emulator()`` is the package's own launchers: csrc/bindings.cpp and every csrc/cuda/*.cu in one extension module
 ``_emu``, with the signatures of ``dsc_ext._C``. Variants: ``plain`` (fast), ``asan`` (AddressSanitizer and
 UndefinedBehaviorSanitizer), ``tsan`` (ThreadSanitizer, a race check). The sanitized ones load only into a process that
-``sanitized_environment`` prepared. Objects are kept in a cache outside the source tree, under a hash of everything that
-went into them, so that nothing is compiled twice. Needs g++ (GCC 11 or newer) and GNU ld; no CUDA toolkit.
+``sanitized_environment`` prepared. Objects are kept in the checkout's build folder, under a hash of all that went
+into them, so that nothing is compiled twice. Needs g++ (GCC 11 or newer) and GNU ld; no CUDA toolkit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from pathlib import Path
 from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
-CSRC = HERE.parent.parent / "csrc"
+ROOT = HERE.parent.parent
+CSRC = ROOT / "csrc"
 ORDERS = (("forward", 0), ("reversed", 0), ("shuffled", 1))
 
 _COMMON = "-std=c++17 -fPIC -fvisibility=hidden -fno-gnu-unique -g1 -Wall -Wextra -Wno-unknown-pragmas"
@@ -46,7 +46,8 @@ class Variant:
 
 
 VARIANTS = {
-    "plain": Variant("-O2", "-O2", "", None),
+    # -O1: of -O2's time to compile, which a developer waits for, three fifths. Lost: warnings that need -O2.
+    "plain": Variant("-O1", "-O2", "", None),
     "asan": Variant(
         "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined",
         "-O2 -fno-omit-frame-pointer -DSIMT_ASAN",
@@ -76,11 +77,9 @@ def compiler() -> str:
 
 
 def cache_directory() -> Path:
-    """Where objects are kept: $DSC_EMULATOR_CACHE, else a private directory of this user under the temp directory."""
-    path = Path(os.environ.get("DSC_EMULATOR_CACHE") or Path(tempfile.gettempdir()) / f"dsc-ext-emulator-{os.getuid()}")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{path} belongs to another user; set DSC_EMULATOR_CACHE to a directory of your own")
+    """Return where objects are kept: $DSC_EMULATOR_CACHE, else build/emulator of the checkout."""
+    path = Path(os.environ.get("DSC_EMULATOR_CACHE") or ROOT / "build" / "emulator")
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
