@@ -1,10 +1,13 @@
-"""Shared by all tests: where real data lie, and the backends an op can run on."""
+"""Shared by all tests: which of them are slow and why, and where real data lie.
+
+``pytest`` runs what is not slow: within a minute on two cores every op on every backend at least once and a real fit by
+every method. ``pytest -m ""`` runs the whole: before a push, and in CI. ``-n0`` runs in this process, for a debugger.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -16,17 +19,27 @@ _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _workers > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
 
+# A pattern searched for in "path::name[parameters]" (the path from tests/), and why what it finds is left out of the
+# fast run. tests/ops/conftest.py has its own rule, by case and backend.
+SLOW = {
+    r"packaging/test_install\.py": "builds the package several times, in environments of their own",
+    r"packaging/test_ptxas_budget\.py::test_kernels_keep": "nvcc compiles every kernel",
+    r"packaging/test_benchmarks\.py": "runs the benchmarks",
+    r"packaging/test_readme\.py::test_python_examples_run": "fits by processes of their own",
+    r"simt/test_kernels\.py": "builds under sanitizers, and runs without each barrier",
+    r"simt/.*(sanitize)": "builds under sanitizers",
+    r"python/test_estimators\.py::test_scikit_learn_checks\[(?!RidgeSubspace)": "one estimator stands for the others",
+    r"python/test_experiments\.py": "runs experiments",
+    r"python/.*(signal|interrupted|ctrl_c)": "interrupts a training process",
+}
 
-def helper_package(name: str) -> None:
-    """Makes tests/<name> importable as <name>. With tests/ itself on sys.path, tests/python would stand in for it."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / name / "__init__.py")
-    assert spec is not None and spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
 
-
-helper_package("simt")
-helper_package("ops")
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = f"{item.path.relative_to(ROOT / 'tests').as_posix()}::{item.name}"
+        if any(re.search(pattern, place) for pattern in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

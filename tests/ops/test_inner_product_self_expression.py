@@ -15,10 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dsc_ext
 from dsc_ext import _native, inner_product_self_expression, reference
 from ops import cases
-from ops.cases import CASES, Case
+from ops.cases import Case
 
 OP = "inner_product_self_expression"
-MINE = [c for c in CASES if c.op == OP]
 SHAPES = [  # B, N, dq, dv: within a tile, its edges, several slices and splits, more columns than a block takes
     (5, 7, 3, 4),
     (66, 131, 65, 33),
@@ -114,7 +113,8 @@ def test_scores_on_the_threshold_and_at_zero_have_no_gradient(threshold: float, 
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("case", [c for c in MINE if c.differentiable], ids=str)
+@pytest.mark.cases(wanted=lambda case: case.op == OP and case.differentiable)
+@pytest.mark.backends(order="shuffled", fast=["cpu", "fallback"])
 def test_gradcheck_of_all_results_together(case: Case, backend: torch.device) -> None:
     arguments = case.arguments(torch.float64, backend)
     inputs = tuple(arguments[i].requires_grad_() for i in case.differentiable)

@@ -20,8 +20,8 @@ from ops.cases import CASES, Case
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
-differentiable_case = pytest.mark.parametrize("case", [c for c in CASES if c.differentiable], ids=str)
+every_case = pytest.mark.cases()
+differentiable_case = pytest.mark.cases(wanted=lambda case: case.differentiable)
 
 
 def assert_same(case: Case, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
@@ -34,7 +34,7 @@ def assert_same(case: Case, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-@every_case
+@pytest.mark.cases(fast="every")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 def test_equals_the_reference(case: Case, dtype: torch.dtype, backend: torch.device) -> None:
     arguments = case.arguments(dtype, backend)
@@ -42,7 +42,7 @@ def test_equals_the_reference(case: Case, dtype: torch.dtype, backend: torch.dev
     assert_same(case, cases.call(case, arguments), wanted)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.op in cases.TF32], ids=str)
+@pytest.mark.cases(wanted=lambda case: case.op in cases.TF32)
 def test_tf32_where_it_is_allowed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_native.backends, "cpu", build.emulator().cuda)
     monkeypatch.setattr(_native, "tf32", lambda like: like.dtype == torch.float32)
@@ -96,6 +96,7 @@ def transposed(value: object) -> object:
 
 
 @every_case
+@pytest.mark.backends(order="reversed")  # that order reads any layout as another does: each equals the reference
 @pytest.mark.parametrize("layout", [strided, transposed])
 def test_reads_any_layout(case: Case, layout: object, backend: torch.device) -> None:
     arguments = case.arguments(torch.float32, backend)
@@ -109,6 +110,7 @@ def test_reads_any_layout(case: Case, layout: object, backend: torch.device) -> 
 
 
 @every_case
+@pytest.mark.backends(order="shuffled")  # anew at every launch: the order that could give other bits
 def test_same_bits_every_time(case: Case, backend: torch.device) -> None:
     first = cases.call(case, case.arguments(torch.float32, backend))
     for _ in range(9 if backend.type == "cuda" else 2):
@@ -133,9 +135,7 @@ def test_same_bits_with_any_number_of_threads(case: Case) -> None:
         assert all(torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0)) for other in others)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if "not-finite" not in c.label], ids=str
-)  # opcheck holds NaN unequal to NaN
+@pytest.mark.cases(wanted=lambda case: "not-finite" not in case.label)  # opcheck holds NaN unequal to NaN
 def test_opcheck(case: Case) -> None:
     arguments = case.arguments()
     for requires_grad in (False, True):
@@ -146,6 +146,7 @@ def test_opcheck(case: Case) -> None:
 
 
 @differentiable_case
+@pytest.mark.backends(order="shuffled", fast=["cpu", "fallback"])  # a hundred calls each, of kernels seen in all orders
 def test_gradients(case: Case, backend: torch.device) -> None:
     arguments = case.arguments(torch.float64, backend)
     inputs = tuple(arguments[i].requires_grad_() for i in case.differentiable)
@@ -169,10 +170,8 @@ def test_only_wanted_gradients_are_computed(case: Case) -> None:
         assert arguments[wanted].grad is not None
 
 
-@pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if c.label in {"splice", "batch", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}],
-    ids=str,
+@pytest.mark.cases(
+    wanted=lambda case: case.label in {"splice", "batch", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}
 )
 def test_compiles_into_one_graph(case: Case) -> None:
     torch._dynamo.reset()
