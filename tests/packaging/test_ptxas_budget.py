@@ -5,8 +5,8 @@ csrc/cuda/budget.json holds, per source, kernel and architecture, the most regis
 and so does one without a budget. After a deliberate change:
 ``python tests/packaging/test_ptxas_budget.py --update``, and read the diff.
 
-Needs nvcc (CUDACXX, CUDA_HOME, PATH, /usr/local/cuda; else skipped), no GPU. The assembler's output is kept in a cache
-outside the source tree, under a hash of what went into it.
+Needs nvcc (CUDACXX, CUDA_HOME, PATH, /usr/local/cuda; else skipped), no GPU. The assembler's output is kept
+in build/ptxas, under a hash of what went into it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def compile_verbosely(source: str) -> str:
     state = hashlib.sha256("\0".join([version, *command]).encode())
     for path in [CSRC / source, *headers]:
         state.update(path.read_bytes() + b"\0")
-    cache = Path(os.environ.get("DSC_EMULATOR_CACHE") or tempfile.gettempdir()) / f"dsc-ext-ptxas-{os.getuid()}"
+    cache = CSRC.parent / "build" / "ptxas"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept = cache / f"{Path(source).stem}-{state.hexdigest()[:24]}.txt"
     if kept.exists() and kept.stat().st_uid == os.getuid():
