@@ -1,12 +1,11 @@
 """One real fit by every method, of digits and small enough for the fast tests: none is left out of them."""
 
+import dsclust
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
-
-import dsclust
 from dsclust.methods import METHODS
 from dsclust.metrics import clustering_accuracy
+from sklearn.datasets import load_digits
 
 AUTO = "auto"
 FLOOR = {"auto": 0.85, "ridge": 0.85, "ssc": 0.85}  # closed forms; two epochs teach a network little
