@@ -14,8 +14,8 @@ inline void cp_async(void* shared, const void* global, int valid_bytes = kBytes)
 }
 inline void cp_async_commit() { ::simt::cp_async_commit(); }
 template <int kPending>
-inline void cp_async_wait() {
-    ::simt::cp_async_wait(kPending);
+inline void cp_async_wait(SIMT_HERE) {
+    ::simt::cp_async_wait(kPending, {file, line});
 }
 
 inline float to_tf32(float x) { return ::simt::round_to_tf32(x); }

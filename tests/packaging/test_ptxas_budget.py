@@ -1,4 +1,5 @@
-"""Every CUDA kernel compiles without a warning for every architecture, without spilling, within its checked-in budget.
+"""Every CUDA kernel compiles without a warning, without spilling, within its checked-in budget: for sm_90a, and with
+DSC_EVERY_ARCHITECTURE=1, as before a release, for every architecture.
 
 csrc/cuda/budget.json holds, per source, kernel and architecture, the most registers a thread may use (rounded up to
 8, the unit they are allocated in), and the bytes of static shared memory and of stack. A kernel that needs more fails,
@@ -29,7 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 BUDGET = CSRC / "cuda" / "budget.json"
 SOURCES = sorted(path.relative_to(CSRC).as_posix() for path in CSRC.rglob("*.cu"))
-ARCHITECTURES = ("80", "86", "89", "90a")
+EVERY = ("80", "86", "89", "90a")
+# One architecture but before a release: no kernel asks which it is compiled for, so what differs is ptxas's allocation.
+# Lost is a kernel that spills or outgrows its budget on another alone, until DSC_EVERY_ARCHITECTURE=1 compiles for all.
+ARCHITECTURES = EVERY if os.environ.get("DSC_EVERY_ARCHITECTURE") == "1" or "--update" in sys.argv else ("90a",)
 PTX = "90"  # the newest without the architecture-specific features, which later devices would refuse
 FLAGS = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-Wall,-Wextra"]
 
@@ -60,7 +64,8 @@ def compile_verbosely(source: str) -> str:
     command = [NVCC, *FLAGS, f"-I{CSRC}", "-c", str(CSRC / source)]
     for architecture in ARCHITECTURES:
         command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]
-    command += ["-gencode", f"arch=compute_{PTX},code=compute_{PTX}"]
+    if ARCHITECTURES == EVERY:
+        command += ["-gencode", f"arch=compute_{PTX},code=compute_{PTX}"]
 
     version = subprocess.run([NVCC, "--version"], capture_output=True, text=True, check=True).stdout
     headers = sorted(path for suffix in ("h", "cuh") for path in CSRC.rglob(f"*.{suffix}"))
@@ -156,6 +161,12 @@ def test_kernels_keep_to_their_budget(source: str) -> None:
     assert all(set(usage) == set(ARCHITECTURES) for usage in measured.values())
     wrong = violations(measured, json.loads(BUDGET.read_text()).get(source, {}))
     assert not wrong, "\n".join([*wrong, f"If deliberate: python {Path(__file__).name} --update"])
+
+
+def test_no_kernel_asks_for_its_architecture() -> None:
+    """Where one does, the architectures that it tells apart have to be compiled in every run."""
+    asking = re.compile(r"__CUDA_ARCH|NV_IF_TARGET|NV_IF_ELSE_TARGET")
+    assert [path.name for path in CSRC.rglob("*.cu*") if asking.search(path.read_text())] == []
 
 
 def test_the_budget_names_no_vanished_source() -> None:

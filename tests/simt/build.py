@@ -136,10 +136,8 @@ def _compile(cxx: str, source: Path, flags: str, folders: list[Path]) -> Path:
     return target
 
 
-def build(name: str, sources: Iterable[Path], variant: str = "plain", overlay: Path | None = None) -> Path:
+def build(name: str, sources: Iterable[Path], variant: str = "plain") -> Path:
     """Compile ``sources`` and the engine, link them into the shared object ``name`` and return its path.
-
-    Headers are looked for under ``overlay``, where given, before csrc.
 
     ``.cu`` files are compiled with the variant's sanitizer, files that include pybind11 without: they hold no logic,
     and instrumenting pybind11 takes long. Raises RuntimeError with the compiler's output where it fails.
@@ -147,8 +145,6 @@ def build(name: str, sources: Iterable[Path], variant: str = "plain", overlay: P
     cxx = compiler()
     kind = VARIANTS[variant]
     folders = [CSRC, HERE]
-    if overlay is not None:
-        folders.insert(0, overlay)
     work: list[tuple[Path, str]] = [(HERE / "simt.cpp", kind.engine)]
     for source in sources:
         if source.suffix == ".cu":
@@ -189,6 +185,8 @@ class Control:
         self.library = ctypes.CDLL(str(path))
         self.library.simt_set_order.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
         self.library.simt_executed.argtypes = [ctypes.POINTER(ctypes.c_uint64), ctypes.c_int]
+        self.library.simt_take_out.argtypes = [ctypes.c_char_p, ctypes.c_int]
+        self.library.simt_take_out.restype = None
         self._path = path
         self._sources = [source for source in sources if source.suffix in (".cu", ".cuh")]
 
@@ -196,6 +194,10 @@ class Control:
         """Run blocks and threads ``forward``, ``reversed``, or ``shuffled`` anew at every barrier, by ``seed``."""
         if self.library.simt_set_order(name.encode(), seed) != 0:
             raise ValueError(f"set_order: name must be forward, reversed or shuffled, got {name!r}")
+
+    def take_out(self, file: str, line: int) -> None:
+        """From now on let the barrier, ``__syncwarp`` or wait for copies in that line do nothing."""
+        self.library.simt_take_out(f"/{file}".encode(), line)
 
     @functools.cached_property
     def kernels(self) -> Mapping[int, str]:
@@ -220,17 +222,10 @@ class Control:
         return {self.kernels.get(offset, hex(offset)) for offset in offsets}
 
 
-def build_package(variant: str = "plain", overlay: Path | None = None) -> Path:
-    """Build ``_emu``: the bindings and the kernels of csrc, but not what talks to a real device.
-
-    Files under ``overlay`` take the place of those of the same name in csrc (to plant a bug, say).
-    """
+def build_package(variant: str = "plain") -> Path:
+    """Build ``_emu``: the bindings and the kernels of csrc, but not what talks to a real device."""
     kernels = sorted(path for path in (CSRC / "cuda").glob("*.cu") if "<cuda_runtime.h>" not in path.read_text())
-    sources = [CSRC / "bindings.cpp", *kernels]
-    if overlay is not None:
-        changed = [overlay / source.relative_to(CSRC) for source in sources]
-        sources = [new if new.exists() else old for new, old in zip(changed, sources, strict=True)]
-    return build("_emu", sources, variant, overlay)
+    return build("_emu", [CSRC / "bindings.cpp", *kernels], variant)
 
 
 def load_package(path: Path) -> ModuleType:

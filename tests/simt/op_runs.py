@@ -2,15 +2,18 @@
 
 A script for a child process: ``op_runs.py MODULE OP`` loads a shared object that ``build.build_package`` made, runs the
 cases of one op ("" for all), and prints one JSON line: the first failure, which kernels ran and which there are.
+``op_runs.py MODULE OP FILE:LINE ...`` does so once for each line, with the barrier in it taken out.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from ops import cases
@@ -56,12 +59,36 @@ def run(module: ModuleType, op: str) -> str | None:
     return None
 
 
-def main(path: str, op: str) -> None:
+def look(path: str, op: str, line: str = "") -> dict[str, Any]:
+    """What running the cases shows, with one "file:line" taken out."""
     module = build.load_package(Path(path))
+    if line:
+        file, number = line.split(":")
+        module.control.take_out(file, int(number))
     wrong = run(module, op)
     control = module.control
-    found = {"executed": sorted(control.executed()), "kernels": sorted(control.kernels.values())}
-    print(json.dumps({"wrong": wrong, **found}), flush=True)
+    return {"wrong": wrong, "executed": sorted(control.executed()), "kernels": sorted(control.kernels.values())}
+
+
+def look_in_a_child(path: str, op: str, line: str) -> dict[str, Any]:
+    """The same in a fork, which may die of what is taken out."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        with os.fdopen(write, "w") as pipe:
+            json.dump(look(path, op, line), pipe)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return {"died": True} if status != 0 else {"died": False, **json.loads(said)}
+
+
+def main(path: str, op: str, *lines: str) -> None:
+    found = {line: look_in_a_child(path, op, line) for line in lines} if lines else look(path, op)
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

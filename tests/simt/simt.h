@@ -92,7 +92,7 @@ void fence();
 // simt.cpp).
 void cp_async(void* shared, const void* global, int bytes, int valid_bytes, SIMT_HERE);
 void cp_async_commit();
-void cp_async_wait(int pending);
+void cp_async_wait(int pending, Site site);
 
 // Tensor cores: the whole warp together, with the fragment layouts of the PTX ISA (see common/ptx.cuh). Of a TF32
 // operand the low 13 bits are dropped, products are exact, and their sum with acc is rounded towards zero, as
