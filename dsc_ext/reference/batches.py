@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def last_occurrence(rows: Tensor, n: int) -> Tensor:
-    """Return (B,) int64: for each position the last one holding the same row (of ``n``), which is the one that counts."""
+    """Return (B,) int64: for each position the last one with the same row (of ``n``), to which duplicates resolve."""
     position = torch.arange(rows.shape[0], device=rows.device)
     return rows.new_full((n,), -1).scatter_reduce(0, rows, position, "amax")[rows]
 
