@@ -16,6 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from dsc_ext._torch import below_autograd
 
 LIBRARY = torch.library.Library("dsc_ext", "DEF")
 
@@ -38,8 +41,21 @@ def register(
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"dsc_ext::{name}", fake, lib=LIBRARY)
     if autograd is not None:
-        LIBRARY.impl(name, autograd.apply, "Autograd")
+        LIBRARY.impl(name, _with_gradient(name, autograd), "Autograd")
     if autocast:
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(f"dsc_ext::{name}", device, torch.float32, lib=LIBRARY)
     return getattr(torch.ops.dsc_ext, name).default
+
+
+def _with_gradient(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """The op's Autograd key: ``function`` where a gradient is wanted, else the op below autograd, which is cheaper."""
+
+    def run(*arguments: Any) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
+            return function.apply(*arguments)
+        with below_autograd():
+            return op(*arguments)
+
+    op = getattr(torch.ops.dsc_ext, name).default
+    return run

@@ -206,8 +206,6 @@ def info_nce(
         _checks.fail(_NAME, f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if not (isinstance(anchor, Tensor) and isinstance(positive, Tensor) and isinstance(bank, Tensor)):
         _check(anchor, positive, bank, rows, mask, temperature)  # says so before the schema does, in other words
-    if not torch.is_grad_enabled():
-        anchor = anchor.detach()  # so that no expected negatives are summed for a gradient that nobody wants
     loss: Tensor = _op(anchor, positive, bank, rows, mask, temperature)
     if reduction == "none":
         return loss

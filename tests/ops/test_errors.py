@@ -30,7 +30,7 @@ REFUSED = [
     (lambda: dsc_ext.self_expression(C, M, ROWS[None]), ValueError, "rows must be 1-D"),
     (lambda: dsc_ext.self_expression(C, M, None, Z), ValueError, "rows must be given with it"),
     (lambda: dsc_ext.self_expression(C, M, ROWS, Z[:1]), ValueError, r"Z must be \(B, d\) = \(2, 3\) as rows and M say, got \(1, 3\)"),
-    (lambda: dsc_ext.self_expression(torch.zeros(5, 4), M, ROWS), ValueError, r"= 4 .*got C \(5, 4\) with row_offset = 0"),
+    (lambda: dsc_ext.self_expression(torch.zeros(5, 4), M, ROWS), ValueError, r"N = M.shape\[0\] = 4.*got C \(5, 4\) with row_offset = 0"),
     (lambda: dsc_ext.self_expression(C[:2], M, row_offset=3), ValueError, r"got C \(2, 4\) with row_offset = 3"),
     (lambda: dsc_ext.self_expression(C, M, torch.tensor([4])), IndexError, r"rows must lie in \[row_offset, row_offset \+ n\)"),
     (lambda: dsc_ext.self_expression(C, M, torch.tensor([-1])), IndexError, "rows must lie in"),
