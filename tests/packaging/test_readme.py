@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["layer", "estimator"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["arrays", "layer"])
 def test_python_examples_run(example: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
