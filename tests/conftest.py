@@ -22,6 +22,7 @@ if _workers > 1:
 # A pattern searched for in "path::name[parameters]" (the path from tests/), and why what it finds is left out of the
 # fast run. tests/ops/conftest.py has its own rule, by case and backend.
 SLOW = {
+    r"packaging/test_doctests\.py::test_examples\[dsclust": "the examples fit",
     r"packaging/test_install\.py": "builds the package several times, in environments of their own",
     r"packaging/test_ptxas_budget\.py::test_kernels_keep": "nvcc compiles every kernel",
     r"packaging/test_benchmarks\.py": "runs the benchmarks",
