@@ -147,7 +147,7 @@ def test_opcheck(case: Case) -> None:
 
 @differentiable_case
 # A hundred calls each; what they call equals its reference in every order, simt/test_kernels.py takes gradients in all.
-@pytest.mark.backends(order="forward", fast=["cpu", "fallback"])
+@pytest.mark.backends(order="forward", fast=["cpu"])
 def test_gradients(case: Case, backend: torch.device) -> None:
     arguments = case.arguments(torch.float64, backend)
     inputs = tuple(arguments[i].requires_grad_() for i in case.differentiable)
