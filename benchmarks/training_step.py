@@ -52,7 +52,7 @@ class FusedStep:
     def __init__(self, C: Tensor, penalty: float, lr: float, moments: torch.dtype | None = None) -> None:
         settings = dsc_ext.FusedAdam(lr, BETAS, EPS, weight_decay=2 * penalty, moments=moments)
         with torch.device("meta"):  # no second C, not even for a moment: peak memory is measured
-            self.layer = dsc_ext.SelfExpressiveCUDA(C.shape[0], zero_diagonal=True, fused_adam=settings)
+            self.layer = dsc_ext.SelfExpression(C.shape[0], zero_diagonal=True, fused_adam=settings)
         self.layer.Coefficient = torch.nn.Parameter(C)
         for name, buffer in self.layer.named_buffers():
             setattr(self.layer, name, torch.zeros_like(buffer, device=C.device))

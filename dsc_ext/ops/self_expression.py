@@ -157,7 +157,7 @@ def _grad_rows(G: Tensor, M: Tensor, rows: Tensor, Z: Tensor | None, zero_diagon
 def grad_bank(
     C: Tensor, G: Tensor, rows: Tensor | None, Z: Tensor | None, zero_diagonal: bool, row_offset: int
 ) -> Tensor:
-    """(N, d): ∂L/∂M = C[rows]ᵀ G without the diagonal; zero for rows that Z stood in for."""
+    """Return (N, d) ∂L/∂M = C[rows]ᵀ G without the diagonal; zero for rows that Z stood in for."""
     if rows is None:
         dM = C.T @ G
         if zero_diagonal:
@@ -171,7 +171,10 @@ def grad_bank(
 
 
 def grad_live(C: Tensor, G: Tensor, rows: Tensor, zero_diagonal: bool, row_offset: int) -> Tensor:
-    """(B, d): ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the batch's own block of C; zero for lost duplicates."""
+    """Return (B, d) ∂L/∂Z_b = Σ_{b'} C[r_b', r_b] G_b', through the batch's own block of C.
+
+    It is zero for duplicates that were lost to a later one.
+    """
     (n, N), B = C.shape, rows.shape[0]
     native = _native.backend(C) if plain(C, G, rows) else None  # while tracing: operations it can see
     if native is None or B == 0:
