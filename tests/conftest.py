@@ -21,7 +21,7 @@ SLOW = {  # how a node id begins, a regular expression -> what the fast tests ca
     r"tests/packaging/test_benchmarks.py": "a benchmark that no longer runs, or that times wrong numbers",
     r"tests/packaging/test_ptxas_budget.py::test_kernels": "a kernel that nvcc refuses, spills or outgrows its budget",
     r"tests/packaging/test_readme.py::test_python_examples_run": "an example of the README that fails",
-    r"tests/packaging/test_docstrings.py.*\[dsclust": "an example of an estimator, a fit each, that fails",
+    r"tests/packaging/test_doctests.py::test_examples\[dsclust": "an example of an estimator, a fit each, that fails",
     r"tests/packaging/test_diagnosis.py::test_(a_broken|importing)": "a broken extension; what an import loads",
     # Of the ops; tests/ops/conftest.py and test_ops.py leave out backends and cases besides.
     r"tests/ops/test_ops.py::test_same_bits_every_time": "memory read before it is written, by a CUDA kernel: else the "
@@ -31,16 +31,19 @@ SLOW = {  # how a node id begins, a regular expression -> what the fast tests ca
     r"tests/ops/test_inner_product_self_expression.py::test_(gradients_are_the_same|without_a_threshold_it_c)": "a "
     "gradient that depends on the number of threads; second derivatives, compiled",
     r"tests/ops/test_info_nce.py::test_power_of_two": "an instruction set whose exp2 is further off than two ulp",
-    # Fits: test_cli fits by every method and the automatic one, test_trainer interrupts and resumes.
+    # Fits: test_every_method has one by each method and the automatic one, test_trainer interrupts and resumes.
     r"tests/python/test_experiments.py": "an experiment whose command no longer gives its table",
     r"tests/python/test_estimators.py::test_scikit_learn_checks\[(?!Ridge)": "a rule of scikit-learn that an estimator "
     "breaks by what is its own: Ridge's checks are those of what all inherit",
     r"tests/python/test_estimators.py::test_(new_samples|images_by_dim|a_union_of_sub)": "an estimator whose model is "
     "not the command line's; images given in three forms; a BDSC that finds no subspaces",
     r"tests/python/test_estimators.py::test_an_integer_random_state.*\[25": "a mini-batch that does not repeat",
+    r"tests/python/test_cli.py::test_(every_method|with_no_other)": "a method that the command line or predict refuses, a "
+    "result below par of the command that names no method",
+    r"tests/python/test_methods.py::test_(the_seconds|a_new_method)": "a method of one's own, lost on one of the faces",
     r"tests/python/test_cli.py::test_a_real_signal": "a signal that a handler called by hand would not show",
     r"tests/python/test_cli.py::test_interrupted_run_resumes": "an option lost between two runs",
-    r"tests/python/test_(features|clbdsc).py::test_on_the_command_line": "an option of one method, lost on its way in",
+    r"tests/python/test_(features|clbdsc).py::test_on_the_command_line": "an option of one method, lost on its way",
     r"tests/python/test_features.py::test_scattering_of_handwriting": "scattering that is stable but of no use",
     r"tests/python/test_backbones.py::test_a_tuned_network_keeps_no": "memory and gradient of a tuned network",
     r"tests/python/test_baselines.py::test_figures_on_published_sets": "baselines below what is published",
