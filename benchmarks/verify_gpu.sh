@@ -103,7 +103,7 @@ torch.testing.assert_close(found, dsc_ext.reference.self_expression(C.double(), 
 print("the CUDA kernels run and agree with the reference")
 '
 
-tests=("$python" -m pytest -o addopts=--import-mode=importlib -p no:cacheprovider -q "$root/tests/ops")
+tests=("$python" -m pytest -p no:cacheprovider -q "$root/tests/ops")
 small='cuda and test_equals_the_reference and f32'
 benchmark=("$python" "$root/benchmarks/run.py" --suite gpu --out "$out/gpu")
 if ((quick)); then

@@ -38,8 +38,8 @@ SLOW = {  # how a node id begins, a regular expression -> what the fast tests ca
     r"tests/python/test_estimators.py::test_(new_samples|images_by_dim|a_union_of_sub)": "an estimator whose model is "
     "not the command line's; images given in three forms; a BDSC that finds no subspaces",
     r"tests/python/test_estimators.py::test_an_integer_random_state.*\[25": "a mini-batch that does not repeat",
-    r"tests/python/test_cli.py::test_(every_method|with_no_other)": "a method that the command line or predict refuses, a "
-    "result below par of the command that names no method",
+    r"tests/python/test_cli.py::test_(every_method|with_no_other)": "a method that the command or predict refuses, or "
+    "a result below par of the command that names no method",
     r"tests/python/test_methods.py::test_(the_seconds|a_new_method)": "a method of one's own, lost on one of the faces",
     r"tests/python/test_cli.py::test_a_real_signal": "a signal that a handler called by hand would not show",
     r"tests/python/test_cli.py::test_interrupted_run_resumes": "an option lost between two runs",

@@ -43,9 +43,8 @@ FLOORS = {  # package -> its rooms, from the ground up; "" is the package's own 
 }
 
 # What exceeds the limits and why it may: file, or file::function -> reason. One that no longer does has to go.
-EXCEPTIONS: dict[str, str] = {
-    "dsc_ext/reference.py": "every op beside every other, in PyTorch, to be read as one page of formulas",
-}
+# MERGE: these are of the tree this test was written in; empty the table of what has been split since.
+EXCEPTIONS: dict[str, str] = {}
 
 
 @functools.cache
