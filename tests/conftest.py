@@ -22,7 +22,7 @@ SLOW = {  # how a node id begins, a regular expression -> what the fast tests ca
     r"tests/packaging/test_ptxas_budget.py::test_kernels": "a kernel that nvcc refuses, spills or outgrows its budget",
     r"tests/packaging/test_readme.py::test_python_examples_run": "an example of the README that fails",
     r"tests/packaging/test_doctests.py::test_examples\[dsclust": "an example of an estimator, a fit each, that fails",
-    r"tests/packaging/test_diagnosis.py::test_(a_broken|importing)": "a broken extension; what an import loads",
+    r"tests/packaging/test_diagnosis.py::test_(a|an|importing)_": "a broken or hidden extension; what an import loads",
     # Of the ops; tests/ops/conftest.py and test_ops.py leave out backends and cases besides.
     r"tests/ops/test_ops.py::test_same_bits_every_time": "memory read before it is written, by a CUDA kernel: else the "
     "emulator repeats itself, and CPU kernels are compared with themselves on other numbers of threads",
