@@ -29,7 +29,7 @@ SLOW = {  # how a node id begins, a regular expression -> what the fast tests ca
     "emulator repeats itself, and CPU kernels are compared with themselves on other numbers of threads",
     r"tests/ops/test_ops.py::test_pytorch_decides_about_tf32_by_its_newest": "PyTorch's newest switch, overlooked",
     r"tests/ops/test_ops.py::test_compiles": "what torch.compile cannot trace though opcheck can, by AOTAutograd",
-    r"tests/ops/test_self_expression_step.py::test_(compiled_models|proximal_steps)": "the same of a step; where it ends",
+    r"tests/ops/test_self_expression_step.py::test_(compiled_models|proximal_steps)": "the same, and where steps end",
     r"tests/ops/test_inner_product_self_expression.py::test_(gradients_are_the_same|without_a_threshold_it_c)": "a "
     "gradient that depends on the number of threads; second derivatives, compiled",
     r"tests/ops/test_info_nce.py::test_power_of_two": "an instruction set whose exp2 is further off than two ulp",
