@@ -12,6 +12,7 @@ import torch
 from simt import build
 
 from dsc_ext import _native
+from ops import cases
 
 BACKENDS = ["cpu", "emulated-forward", "emulated-reversed", "emulated-shuffled", "fallback", "cuda"]
 
@@ -19,7 +20,10 @@ BACKENDS = ["cpu", "emulated-forward", "emulated-reversed", "emulated-shuffled",
 # the order of threads, which is a race.
 FAST = ["cpu", "emulated-forward", "fallback", *(["cuda"] if torch.cuda.is_available() else [])]
 FEWER = {  # still fewer for these tests -> what is lost
-    "test_gradients": ["cpu"],  # a wrong gradient by the CUDA kernels or the reference, which few cases compare
+    "test_reads_any_layout": ["cpu"],  # a stride that a CUDA kernel mistakes
+    "test_gradients": ["cpu"],  # a wrong backward of the CUDA kernels, whose launchers other cases run
+    "test_gradients_through_every_result": ["cpu"],  # the same
+    "test_gradcheck_of_all_results_together": ["cpu"],  # the same
 }
 WHOLE = {  # what repeats is cut from the whole as well -> what is lost
     # A hundred calls each. Lost: a gradient that depends on the order of threads where no value does; values are
@@ -33,6 +37,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         fast, name = metafunc.config.option.markexpr == "not slow", metafunc.function.__name__
         backends = FEWER.get(name, FAST) if fast else WHOLE.get(name, BACKENDS)
         metafunc.parametrize("backend", backends, indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the mark expression is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow the fallback, but for each op's first case: it is the reference, which it would be compared with."""
+    first = {case.op: case for case in reversed(cases.CASES)}
+    for item in items:
+        chosen = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if chosen.get("backend") == "fallback" and "case" in chosen and chosen["case"] is not first[chosen["case"].op]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

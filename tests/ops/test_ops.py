@@ -105,8 +105,9 @@ def transposed(value: object) -> object:
     return value.T.contiguous().T if isinstance(value, Tensor) and value.dim() == 2 else value
 
 
+# Without the slow: columns adjacent instead of rows.
 @every_case
-@pytest.mark.parametrize("layout", [strided, transposed])
+@pytest.mark.parametrize("layout", [strided, pytest.param(transposed, marks=pytest.mark.slow)])
 def test_reads_any_layout(case: Case, layout: object, backend: torch.device) -> None:
     arguments = case.arguments(torch.float32, backend)
     wanted = cases.expected(case, cases.clone(arguments))
@@ -155,7 +156,8 @@ def test_opcheck(case: Case) -> None:
         assert set(done.values()) == {"SUCCESS"} and len(done) == 4
 
 
-@differentiable_case
+# Without the slow: a gradient that is wrong for an option which the op's first case leaves alone.
+@pytest.mark.parametrize("case", only_the_first_fast([c for c in CASES if c.differentiable]))
 def test_gradients(case: Case, backend: torch.device) -> None:
     arguments = case.arguments(torch.float64, backend)
     inputs = tuple(arguments[i].requires_grad_() for i in case.differentiable)
@@ -182,7 +184,7 @@ def test_only_wanted_gradients_are_computed(case: Case) -> None:
 COMPILED = {"splice", "batch", "full-batch", "some", "mean", "mix-normalize", "wrap", "rows"}
 
 
-@pytest.mark.parametrize("case", only_the_first_fast([c for c in CASES if c.label in COMPILED]))
+@pytest.mark.parametrize("case", [c for c in CASES if c.label in COMPILED], ids=str)
 def test_compiles_into_one_graph(case: Case) -> None:
     torch._dynamo.reset()
     arguments = case.arguments()
@@ -194,7 +196,8 @@ def test_compiles_into_one_graph(case: Case) -> None:
         torch.testing.assert_close(run(*compiled), cases.call(case, eager)[0])
 
 
-@every_case
+# Without the slow: as for opcheck.
+@pytest.mark.parametrize("case", only_the_first_fast(CASES))
 def test_fake_tensors_agree_on_shape_and_stride(case: Case) -> None:
     arguments = case.arguments()
     real = cases.call(case, cases.clone(arguments))

@@ -170,3 +170,13 @@ def test_no_file_names_a_path_of_a_machine(folder: str) -> None:
         if file.suffix in {".py", ".cpp", ".cu", ".cuh", ".h", ".txt", ".md", ".sh", ".json", ""} and file.is_file():
             found = path.search(file.read_text(errors="ignore"))
             assert found is None, f"{file.relative_to(ROOT)}: {found and found[0]}"
+
+
+@pytest.mark.slow
+def test_every_line_of_the_table_of_slow_tests_names_one(request: pytest.FixtureRequest) -> None:
+    conftest = request.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    collected = [item.nodeid for item in request.session.items]
+    folders = {node.split("/")[1] for node in collected}
+    if folders != {"ops", "packaging", "python", "simt"}:
+        pytest.skip("only some of the tests were collected")
+    assert not [start for start in conftest.SLOW if not any(re.match(start, node) for node in collected)]
