@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dsc_ext
 from dsc_ext import _native, inner_product_self_expression, reference
 from ops import cases
-from ops.cases import Case
+from ops.cases import CASES, Case
 
 OP = "inner_product_self_expression"
+MINE = [c for c in CASES if c.op == OP]
 SHAPES = [  # B, N, dq, dv: within a tile, its edges, several slices and splits, more columns than a block takes
     (5, 7, 3, 4),
     (66, 131, 65, 33),
@@ -54,7 +55,6 @@ def gradients(function: object, inputs: list[Tensor], weights: list[Tensor]) -> 
     return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, leaves, weights))]
 
 
-@pytest.mark.backends(order="shuffled", fast=["cpu", "fallback"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("zero_diagonal", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -114,8 +114,7 @@ def test_scores_on_the_threshold_and_at_zero_have_no_gradient(threshold: float, 
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.cases(wanted=lambda case: case.op == OP and case.differentiable)
-@pytest.mark.backends(order="forward", fast=["cpu", "fallback"])
+@pytest.mark.parametrize("case", [c for c in MINE if c.differentiable], ids=str)
 def test_gradcheck_of_all_results_together(case: Case, backend: torch.device) -> None:
     arguments = case.arguments(torch.float64, backend)
     inputs = tuple(arguments[i].requires_grad_() for i in case.differentiable)
@@ -132,7 +131,6 @@ def test_gradcheck_of_all_results_together(case: Case, backend: torch.device) ->
         assert gradgradcheck(function, inputs)
 
 
-@pytest.mark.backends(fast=["cpu", "fallback"])
 def test_any_choice_of_wanted_gradients_gives_the_same_bits(backend: torch.device) -> None:
     *matrices, rows = (x.to(backend) for x in problem(70, 90, 20, 9, dtype=torch.float32))
     inputs = [*matrices, torch.tensor(0.3, device=backend)]
@@ -152,7 +150,6 @@ def test_any_choice_of_wanted_gradients_gives_the_same_bits(backend: torch.devic
             torch.testing.assert_close(found, everything[i])
 
 
-@pytest.mark.backends(order="shuffled", fast=["cpu", "fallback"])
 def test_gradients_are_the_same_bits_with_any_number_of_threads_and_every_time(backend: torch.device) -> None:
     *matrices, rows = (x.to(backend) for x in problem(200, 700, 20, 9, dtype=torch.float32))
     inputs = [*matrices, torch.tensor(0.3, device=backend)]
