@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,7 @@ from dsclust.graph.affinity import STRONGEST, AffinityMatrix, largest_graph
 from dsclust.graph.clustering import spectral_clustering
 from dsclust.metrics import Record, make_record
 from dsclust.ridge import largest_pairs, unit_rows
-
-Array = npt.NDArray[Any]
+from dsclust.samples import Array
 
 
 def _matrix(X: npt.ArrayLike, n_clusters: int, owner: str) -> Array:

@@ -35,11 +35,10 @@ from dsclust.parts.networks import Autoencoder
 from dsclust.predictor import Predictor
 from dsclust.presets import GraphConfig, Preset, choose_preset
 from dsclust.progress import Callback, Progress
+from dsclust.samples import Array
 from dsclust.training.config import PretrainConfig, TrainConfig, TrainResult
 from dsclust.training.randomness import Purpose, generator_for
 from dsclust.training.trainer import fit, solve
-
-Array = npt.NDArray[Any]
 
 # Settings of the graph that the post-processing alone has.
 _POST_ALONE = ("threshold", "power", "unit_diagonal")

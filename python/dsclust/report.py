@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse
 
 from dsclust.files import replacing, write_json
 from dsclust.metrics import Record
+from dsclust.samples import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Array = npt.NDArray[Any]
 
 _LABELS, _COEFFICIENTS, _AFFINITY = "labels.csv", "coefficients.npz", "affinity.npz"
 _CONFIG, _HISTORY, _METRICS = "config.json", "history.json", "metrics.json"

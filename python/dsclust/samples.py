@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[Any]
 BLOCK_BYTES = 2**26  # of samples that are looked at together
 
 

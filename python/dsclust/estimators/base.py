@@ -20,12 +20,11 @@ from dsclust.parts.method import AutoencoderMethod, Method
 from dsclust.pipeline import FitResult, cluster
 from dsclust.presets import Preset, get_preset
 from dsclust.progress import Callback, Progress
+from dsclust.samples import Array
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
     from typing_extensions import Self
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(eq=False, repr=False)

@@ -13,7 +13,6 @@ import numbers
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 import torch
@@ -22,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 import dsc_ext
 from dsclust.names import Affinity, words
+from dsclust.samples import Array
 
 AFFINITIES = words(Affinity)
 # Entries of a row that the sparse graph keeps.
@@ -34,7 +34,6 @@ BLOCK_ENTRIES = 2**22
 POST_FLOAT64_LIMIT = 4096
 _ONE_THREAD_LIMIT = 2048
 
-Array = npt.NDArray[Any]
 AffinityMatrix: TypeAlias = Any  # (N, N) ndarray or scipy.sparse.csr_array; SciPy ships no types
 Coefficients: TypeAlias = Any  # (N, N) torch.Tensor, dense or CSR, ndarray or SciPy sparse
 

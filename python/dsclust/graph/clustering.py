@@ -19,11 +19,12 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from dsclust.graph.affinity import AffinityMatrix, Array, Coefficients, check_count, coefficient_affinity
+from dsclust.graph.affinity import AffinityMatrix, Coefficients, check_count, coefficient_affinity
 from dsclust.graph.assign import cluster_qr, discretize
 from dsclust.graph.graph import Graph, as_graph
 from dsclust.graph.spectral import SpectralEmbedding, embed
 from dsclust.names import AssignLabels, words
+from dsclust.samples import Array
 
 ASSIGN_LABELS = words(AssignLabels)
 # A component smaller than this share of the mean cluster is dust: it takes no eigenvector and no cluster.

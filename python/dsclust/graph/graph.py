@@ -15,7 +15,8 @@ import numpy.typing as npt
 import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
-from dsclust.graph.affinity import AffinityMatrix, Array
+from dsclust.graph.affinity import AffinityMatrix
+from dsclust.samples import Array
 
 # Up to this size a sparse graph may be made dense: LAPACK is beyond doubt, and quicker than Lanczos on a dense matrix.
 DENSE_LIMIT = 8192

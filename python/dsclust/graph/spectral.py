@@ -14,8 +14,9 @@ import numpy.typing as npt
 import scipy.linalg
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from dsclust.graph.affinity import Array, blas_threads, check_count
+from dsclust.graph.affinity import blas_threads, check_count
 from dsclust.graph.graph import DENSE_LIMIT, Graph, Product, as_graph
+from dsclust.samples import Array
 from dsclust.signs import point_upwards
 
 # A sparse component beyond this size goes to Lanczos first, where a product costs far less than N².

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from dsclust.samples import Array
 from dsclust.signs import point_upwards
-
-Array = npt.NDArray[Any]
 
 
 def subspace_bases(latent: Array, labels: Array, n_clusters: int, subspace_dim: int) -> list[Array]:
