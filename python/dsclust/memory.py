@@ -6,8 +6,7 @@ C to labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -98,9 +97,9 @@ def stages(sizes: Sizes) -> tuple[Stage, ...]:
     return training_stage(sizes), label_stage(sizes)
 
 
-def required_bytes(sizes: Sizes) -> int:
-    """Return what the stage of a run after its features that needs most needs."""
-    return max(stage.bytes for stage in stages(sizes))
+def required_bytes(sizes: Sizes, place: str = "host") -> int:
+    """Return what the stage of a run after its features that needs most of a place needs of it."""
+    return max((stage.bytes for stage in stages(sizes) if stage.place == place), default=0)
 
 
 def available_bytes(place: str = "host") -> int | None:
@@ -151,8 +150,7 @@ def _alternatives(sizes: Sizes, preset: Preset, n_clusters: int, place: str, ava
     """Return what would need less of the memory at a place, or none, in words with numbers."""
 
     def needed(n: int, method: Method = sizes.method, affinity: Affinity = sizes.affinity) -> int:
-        asked = Sizes(n, sizes.batch_size, method, affinity, sizes.itemsize, sizes.device)
-        return _most(stage.bytes for stage in stages(asked) if stage.place == place)
+        return required_bytes(replace(sizes, n_samples=n, method=method, affinity=affinity), place)
 
     n, fitting = sizes.n_samples, sizes.n_samples
     while needed(fitting) > available:
@@ -165,10 +163,6 @@ def _alternatives(sizes: Sizes, preset: Preset, n_clusters: int, place: str, ava
     least_first = sorted(others.items(), key=lambda other: other[1])
     found += [f"{what} ({_gib(count)})" for what, count in least_first if count < needed(n)]
     return "; ".join(found)
-
-
-def _most(counts: Iterable[int]) -> int:
-    return max(counts, default=0)
 
 
 def _gib(count: int) -> str:
